@@ -1,0 +1,320 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""What HAProxy says about a backend, as typed data. Parsing only: no socket, no decision.
+
+Columns are found by name, never by position (HAProxy 3.0 inserted one in the middle), and what HAProxy does not tell
+is None, never 0.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+
+# Bits of srv_admin_state (SRV_ADMF_* in HAProxy's server-t.h), a decimal number. 0x04 (`disabled` in the
+# configuration) and 0x40 (FQDN changed) do not by themselves keep traffic away.
+FORCED_MAINT, INHERITED_MAINT, FORCED_DRAIN, INHERITED_DRAIN, DNS_MAINT = 0x01, 0x02, 0x08, 0x10, 0x20
+MAINT = FORCED_MAINT | INHERITED_MAINT | DNS_MAINT
+DRAIN = FORCED_DRAIN | INHERITED_DRAIN
+# srv_op_state: starting (slowstart ramps it up) and running take traffic; stopped and stopping (disable-on-404) do not.
+STARTING, RUNNING = 1, 2
+# Bits of srv_check_state and srv_agent_state: configured and enabled.
+CONFIGURED, ENABLED = 0x02, 0x04
+
+# With these, HAProxy takes only the weights 0 and 100 % of the configured one.
+STATIC_ALGORITHMS = frozenset({"static-rr"})
+# With these it depends on hash-type: map-based (the default) is static, consistent is not.
+HASH_ALGORITHMS = frozenset({"source", "uri", "url_param", "hdr", "rdp-cookie", "hash"})
+# With these, weights are not shares of the traffic.
+UNSHARED_ALGORITHMS = frozenset({"leastconn", "first"})
+
+
+@dataclass(frozen=True)
+class Process:
+    """The HAProxy process that answered."""
+
+    pid: int
+    version: str
+    uptime: int  # seconds
+    stopping: bool  # an old worker after a reload: it serves its last connections and takes no changes
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server line of a backend as HAProxy sees it now. Weights are 0-256."""
+
+    name: str
+    address: str | None
+    port: int | None
+    weight: int  # the wanted weight, not scaled by slowstart
+    initial_weight: int
+    admin: int
+    running: bool
+    checked: bool
+    check_health: int
+    agent: str | None  # enabled | disabled | None where there is no agent-check
+    # The rest comes from `show stat`.
+    backup: bool = False
+    tracks: str | None = None
+    status: str = ""
+    last_check: str | None = None  # such as "L7STS 503"
+    effective_weight: int | None = None
+    throttle: int | None = None  # percent of the weight in use while slowstart ramps it up
+    check_rise: int | None = None
+    check_fall: int | None = None
+    sessions: int = 0
+    queued: int = 0
+    requests: int | None = None
+    http_4xx: int | None = None
+    http_5xx: int | None = None
+    connect_errors: int | None = None
+    response_errors: int | None = None
+    retries: int | None = None
+    redispatches: int | None = None
+    server_aborts: int | None = None
+
+    @property
+    def state(self) -> str:
+        if self.admin & MAINT:
+            return "maint"
+        return "drain" if self.admin & DRAIN else "ready"
+
+    @property
+    def health(self) -> str:
+        """``up``, ``down``, or ``unchecked`` where nothing looks. In maint HAProxy does not look either: down."""
+        if not self.checked and not self.tracks:
+            return "unchecked"
+        return "up" if self.running else "down"
+
+    @property
+    def settled(self) -> bool:
+        """UP and nothing else: not `UP 1/3`, where one more failure, or a first success, is still to come."""
+        if not self.running or self.health != "up":
+            return False
+        if self.tracks or self.check_rise is None or self.check_fall is None:
+            return self.status in ("", "UP", "DRAIN") or self.status.startswith("DRAIN ")
+        return self.check_health >= self.check_rise + self.check_fall - 1
+
+    @property
+    def usable(self) -> bool:
+        """Whether HAProxy may send it new traffic now."""
+        return self.state == "ready" and self.running and self.weight > 0
+
+
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    id: int
+    servers: tuple[Server, ...]
+    algorithm: str | None = None
+    mode: str | None = None
+
+    def server(self, name: str) -> Server:
+        for server in self.servers:
+            if server.name == name:
+                return server
+        raise KeyError(name)
+
+    def by_name(self) -> dict[str, Server]:
+        return {server.name: server for server in self.servers}
+
+
+def parse_process(text: str) -> Process:
+    """From `show info`."""
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    try:
+        return Process(
+            int(fields["Pid"]), fields["Version"], int(fields["Uptime_sec"]), fields.get("Stopping", "0") != "0"
+        )
+    except (KeyError, ValueError) as exc:
+        raise HaproxyError(f"`show info` was not answered as HAProxy answers it: {text[:120]!r}") from exc
+
+
+def parse_servers_state(name: str, text: str) -> Backend:
+    """From `show servers state BACKEND`, format version 1."""
+    lines = text.splitlines()
+    if len(lines) < 2 or lines[0].strip() != "1" or not lines[1].startswith("# "):
+        raise HaproxyError(f"`show servers state {name}` was not answered as HAProxy answers it: {text[:120]!r}")
+    columns = {column: i for i, column in enumerate(lines[1][2:].split())}
+    rows = [line.split(" ") for line in lines[2:] if line.strip()]
+    if not rows:
+        raise HaproxyError(f"backend {name} has no servers")
+    return Backend(name, int(rows[0][columns["be_id"]]), tuple(_server(columns, row) for row in rows))
+
+
+def _server(columns: t.Mapping[str, int], row: t.Sequence[str]) -> Server:
+    address, port = row[columns["srv_addr"]], row[columns["srv_port"]]
+    agent = int(row[columns["srv_agent_state"]])
+    return Server(
+        name=row[columns["srv_name"]],
+        address=None if address == "-" else address,
+        port=int(port) if port.isdigit() and port != "0" else None,
+        weight=int(row[columns["srv_uweight"]]),
+        initial_weight=int(row[columns["srv_iweight"]]),
+        admin=int(row[columns["srv_admin_state"]]),
+        running=int(row[columns["srv_op_state"]]) in (STARTING, RUNNING),
+        checked=int(row[columns["srv_check_state"]]) & (CONFIGURED | ENABLED) == CONFIGURED | ENABLED,
+        check_health=int(row[columns["srv_check_health"]]),
+        agent=None if not agent & CONFIGURED else ("enabled" if agent & ENABLED else "disabled"),
+    )
+
+
+def with_stat(backend: Backend, text: str) -> Backend:
+    """Add what `show stat ID 6 -1` (backend and servers) knows: health in words, sessions, queue and counters."""
+    lines = text.splitlines()
+    if not lines or not lines[0].startswith("# "):
+        raise HaproxyError(
+            f"`show stat` for backend {backend.name} was not answered as HAProxy answers it: {text[:120]!r}"
+        )
+    columns = {column: i for i, column in enumerate(lines[0][2:].split(","))}
+    rows = {row[columns["svname"]]: row for row in (line.split(",") for line in lines[1:] if line)}
+
+    def word(row: t.Sequence[str], column: str) -> str | None:
+        place = columns.get(column)
+        return row[place] or None if place is not None and place < len(row) else None
+
+    total = rows.get("BACKEND", [])
+    mode = word(total, "mode")
+    missing = [server.name for server in backend.servers if server.name not in rows]
+    if missing:
+        raise HaproxyError(
+            f"backend {backend.name}: `show stat` does not list {', '.join(missing)}, which `show servers state` does"
+        )
+    servers = tuple(_with_row(server, rows[server.name], columns, mode) for server in backend.servers)
+    return replace(backend, servers=servers, algorithm=word(total, "algo"), mode=mode)
+
+
+def refreshed(known: Backend, now: Backend) -> Backend:
+    """``known`` with the weights, states and health of ``now``, a reading without `show stat`, which is the slow half."""
+    fresh = now.by_name()
+    if fresh.keys() != known.by_name().keys():
+        raise HaproxyError(f"the servers of backend {known.name} changed during this call")
+    return replace(known, servers=tuple(_refreshed(server, fresh[server.name]) for server in known.servers))
+
+
+def _refreshed(known: Server, now: Server) -> Server:
+    return replace(
+        known,
+        weight=now.weight,
+        admin=now.admin,
+        running=now.running,
+        checked=now.checked,
+        check_health=now.check_health,
+        agent=now.agent,
+        # Not known any more, and never to be mistaken for a fresh reading.
+        status="",
+        effective_weight=None,
+    )
+
+
+def _with_row(server: Server, row: t.Sequence[str], columns: t.Mapping[str, int], mode: str | None) -> Server:
+    def number(column: str) -> int | None:
+        place = columns.get(column)
+        return int(row[place]) if place is not None and place < len(row) and row[place] else None
+
+    http = mode != "tcp"
+    return Server(
+        server.name,
+        server.address,
+        server.port,
+        server.weight,
+        server.initial_weight,
+        server.admin,
+        server.running,
+        server.checked,
+        server.check_health,
+        server.agent,
+        backup=number("bck") == 1,
+        tracks=row[columns["tracked"]] or None,
+        status=row[columns["status"]],
+        last_check=_last_check(row, columns),
+        effective_weight=number("weight"),
+        throttle=number("throttle"),
+        check_rise=number("check_rise"),
+        check_fall=number("check_fall"),
+        # Always there: a drain must not take a missing number for an empty server.
+        sessions=int(row[columns["scur"]]),
+        queued=int(row[columns["qcur"]]),
+        requests=number("req_tot") if http else number("stot"),
+        http_4xx=number("hrsp_4xx") if http else None,
+        http_5xx=number("hrsp_5xx") if http else None,
+        connect_errors=number("econ"),
+        response_errors=number("eresp"),
+        retries=number("wretr"),
+        redispatches=number("wredis"),
+        server_aborts=number("srv_abrt"),
+    )
+
+
+def _last_check(row: t.Sequence[str], columns: t.Mapping[str, int]) -> str | None:
+    status, code = row[columns["check_status"]], row[columns["check_code"]]
+    # A leading "* " means that the next check is under way.
+    words = [word for word in (status[2:] if status.startswith("* ") else status, code) if word]
+    return " ".join(words) or None
+
+
+def shares(backend: Backend) -> dict[str, float | None]:
+    """Percent of new, non-persistent traffic per server by the weights in use now; None where weights do not tell.
+
+    While any other server is usable a backup one gets nothing. When only backups are left, which of them carry
+    depends on `option allbackups`, which the Runtime API does not show.
+    """
+    if backend.algorithm in UNSHARED_ALGORITHMS:
+        return {server.name: None for server in backend.servers}
+    active = {server.name: _in_use(server) for server in backend.servers if not server.backup}
+    total = sum(active.values())
+    if total:
+        return {server.name: round(100.0 * active.get(server.name, 0) / total, 4) for server in backend.servers}
+    return {server.name: None if server.backup and server.usable else 0.0 for server in backend.servers}
+
+
+def _in_use(server: Server) -> int:
+    if not server.usable:
+        return 0
+    return server.weight if server.effective_weight is None else server.effective_weight
+
+
+def as_dicts(backend: Backend, names: t.Collection[str] | None = None) -> list[dict[str, t.Any]]:
+    """The servers as the modules return them, all or those in ``names``; what is not known is None."""
+    share = shares(backend)
+    return [_as_dict(server, share[server.name]) for server in backend.servers if names is None or server.name in names]
+
+
+def _as_dict(server: Server, share: float | None) -> dict[str, t.Any]:
+    return {
+        "name": server.name,
+        "address": server.address,
+        "port": server.port,
+        "weight": server.weight,
+        "state": server.state,
+        "health": server.health,
+        "share": share,
+        "sessions": server.sessions,
+        "queued": server.queued,
+        "requests": server.requests,
+        "errors": {
+            "http_5xx": server.http_5xx,
+            "http_4xx": server.http_4xx,
+            "connect": server.connect_errors,
+            "response": server.response_errors,
+        },
+        "retries": server.retries,
+        "redispatches": server.redispatches,
+        "server_aborts": server.server_aborts,
+        "status": server.status or None,
+        "last_check": server.last_check,
+        "initial_weight": server.initial_weight,
+        "effective_weight": server.effective_weight,
+        "throttle": server.throttle,
+        "backup": server.backup,
+        "agent": server.agent,
+        "tracks": server.tracks,
+    }
+
+
+def process_as_dict(process: Process) -> dict[str, t.Any]:
+    return {"pid": process.pid, "version": process.version, "uptime": process.uptime}
