@@ -167,11 +167,14 @@ def failure_message(targets: t.Sequence[Target], progresses: t.Sequence[Progress
     sentences += [_target_failure(target, progress, rules) for target, progress in down[:NAMED_TARGETS]]
     if len(down) > NAMED_TARGETS:
         sentences.append(f"And {len(down) - NAMED_TARGETS} more, which `targets` of the result names.")
+    sentences.append(
+        "Look into what runs there" + (", or raise deadline if it only needs more time." if within else ".")
+    )
     return " ".join(sentences)
 
 
 def _target_failure(target: Target, progress: Progress, rules: Rules) -> str:
-    row = f", at most {progress.longest_row} in a row as expected" if rules.rise > 1 else ""
+    row = f", at most {_count(progress.longest_row, 'success', 'successes')} in a row" if rules.rise > 1 else ""
     done = f"{_count(progress.tries, 'try', 'tries')} in {progress.elapsed:.1f} s{row}"
     return f"{target.name} ({target.where}) {_last_failure(progress)} ({done})."
 

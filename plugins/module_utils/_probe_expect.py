@@ -245,12 +245,13 @@ def _parse_integer(digits: str) -> int:
 def look_up(document: t.Any, steps: JsonPath) -> tuple[bool, t.Any]:
     """Whether the path leads to something in the document, and to what."""
     for step in steps:
-        if not isinstance(document, dict if isinstance(step, str) else list):
+        if isinstance(step, str):
+            known = isinstance(document, dict) and step in document
+        else:
+            known = isinstance(document, list) and step < len(document)
+        if not known:
             return False, None
-        try:
-            document = document[step]
-        except LookupError:
-            return False, None
+        document = document[step]
     return True, document
 
 
