@@ -181,9 +181,7 @@ def with_stat(backend: Backend, text: str) -> Backend:
     mode = word(total, "mode")
     missing = [server.name for server in backend.servers if server.name not in rows]
     if missing:
-        raise HaproxyError(
-            f"backend {backend.name}: `show stat` does not list {', '.join(missing)}, which `show servers state` does"
-        )
+        raise HaproxyError(f"`show stat` does not list {', '.join(missing)}, which `show servers state` does")
     servers = tuple(_with_row(server, rows[server.name], columns, mode) for server in backend.servers)
     return replace(backend, servers=servers, algorithm=word(total, "algo"), mode=mode)
 

@@ -69,7 +69,7 @@ class Request:
     address: Address
     backend: str
     wanted: tuple[Wanted, ...]
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     drain_timeout: float = 30.0
     on_drain_timeout: str = "fail"
     health_timeout: float = 30.0
@@ -107,9 +107,12 @@ class Runtime:
 
     def read(self) -> tuple[Process, Backend]:
         """Everything HAProxy knows of the backend."""
-        process, backend = self.glance()
-        # By number, as a frontend may bear the same name.
-        (stat,) = self.connection.run([f"show stat {backend.id} 6 -1"])
+        _process, backend = self.glance()
+        # By number, as a frontend may bear the same name. The process comes last: a worker that was replaced lists no
+        # servers here, and that must not be taken for a backend without any.
+        stat, info = self.connection.run([f"show stat {backend.id} 6 -1", "show info"])
+        process = parse_process(info)
+        _refuse_replaced(process)
         return process, with_stat(backend, stat)
 
     def glance(self) -> tuple[Process, Backend]:
@@ -121,18 +124,15 @@ class Runtime:
             raise HaproxyError(
                 f"{self.connection.name} may not read servers: {servers.strip()}. Use a `stats socket` line of level operator or admin."
             )
-        return parse_process(info), parse_servers_state(self.backend, servers)
+        process = parse_process(info)
+        _refuse_replaced(process)
+        return process, parse_servers_state(self.backend, servers)
 
     def current(self) -> Backend:
-        """`read`, from a process that is still the one in charge."""
-        process, backend = self.read()
-        _refuse_replaced(process)
-        return backend
+        return self.read()[1]
 
     def current_glance(self, known: Backend) -> Backend:
-        process, backend = self.glance()
-        _refuse_replaced(process)
-        return refreshed(known, backend)
+        return refreshed(known, self.glance()[1])
 
     def change(self, commands: t.Sequence[str]) -> None:
         """Run commands whose success is silence; raise HaproxyError with what HAProxy said otherwise."""
@@ -177,6 +177,15 @@ def _refuse_replaced(process: Process) -> None:
 
 def read_backend(address: Address, backend: str, timeout: float) -> tuple[Process, Backend]:
     """One reading, for haproxy_backend_info and everybody else who only looks."""
+    for _reload in range(RELOADS_FOLLOWED):
+        try:
+            return _read_once(address, backend, timeout)
+        except (Reloaded, ConnectionLost):
+            continue
+    return _read_once(address, backend, timeout)
+
+
+def _read_once(address: Address, backend: str, timeout: float) -> tuple[Process, Backend]:
     with AdminSocket(address, timeout) as connection:
         return Runtime(connection, backend).read()
 
@@ -241,7 +250,6 @@ class _Call:
     def _attempt(self, runtime: Runtime) -> Outcome:
         runtime.require_admin()
         process, before = runtime.read()
-        _refuse_replaced(process)
         self._first = self._first or before
         plan = self._plan(runtime, before)
         survival = self._survival(process)

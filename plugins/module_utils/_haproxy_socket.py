@@ -25,7 +25,7 @@ MASTER_PROMPT = b"master> "
 # HAProxy's own rule for proxy and server names (invalid_char() in its source accepts these and no others).
 NAME = re.compile(r"[A-Za-z0-9_.:-]+\Z")
 
-Address = t.Union[str, t.Tuple[str, int]]  # noqa: UP006, UP007 (evaluated: Python 3.9)
+Address = t.Union[str, tuple[str, int]]
 
 
 class HaproxyError(Exception):

@@ -1,0 +1,225 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The order of commands, proved on a simulated HAProxy; tests/e2e does the same on real ones."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import replace
+
+import pytest
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy import FORCED_DRAIN, FORCED_MAINT, Backend, Server
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import (
+    Plan,
+    Policy,
+    Refused,
+    Wanted,
+    differences,
+    health_proofs,
+    make_plan,
+    make_undo,
+    refuse_unsafe_lowering,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from hypothesis import given
+from hypothesis import strategies as st
+
+ADMIN = {"ready": 0, "drain": FORCED_DRAIN, "maint": FORCED_MAINT}
+
+
+def server(name: str, weight: int = 10, state: str = "ready", **more: t.Any) -> Server:
+    facts: dict[str, t.Any] = {
+        "running": True,
+        "checked": True,
+        "check_health": 4,
+        "agent": None,
+        "check_rise": 2,
+        "check_fall": 3,
+    }
+    return Server(
+        name=name,
+        address="127.0.0.1",
+        port=80,
+        weight=weight,
+        initial_weight=10,
+        admin=ADMIN[state],
+        **{**facts, "status": "UP", **more},
+    )
+
+
+def backend(*servers: Server, algorithm: str = "roundrobin") -> Backend:
+    return Backend("shop", 1, servers, algorithm, "http")
+
+
+class Simulated:
+    """Obeys commands as HAProxy does, and remembers the smallest sum of usable weights it ever had."""
+
+    def __init__(self, start: Backend) -> None:
+        self.backend = start
+        self.lowest = self._usable()
+
+    def _usable(self) -> int:
+        return sum(server.weight for server in self.backend.servers if server.usable and not server.backup)
+
+    def obey(self, commands: t.Iterable[str]) -> None:
+        for command in commands:
+            name, verb, value = self._parse(command)
+            self.backend = replace(
+                self.backend,
+                servers=tuple(
+                    self._changed(server, verb, value) if server.name == name else server
+                    for server in self.backend.servers
+                ),
+            )
+            self.lowest = min(self.lowest, self._usable())
+
+    @staticmethod
+    def _parse(command: str) -> tuple[str, str, str]:
+        match = re.fullmatch(r"set server shop/(\S+) (weight|state) (\S+)|(enable|disable) agent shop/(\S+)", command)
+        assert match, command
+        return (match[1], match[2], match[3]) if match[1] else (match[5], "agent", match[4] + "d")
+
+    @staticmethod
+    def _changed(old: Server, verb: str, value: str) -> Server:
+        if verb == "weight":
+            return replace(old, weight=int(value))
+        if verb == "agent":
+            return replace(old, agent=value)
+        assert not (old.state == "maint" and value == "ready"), f"{old.name} went from maint straight to ready"
+        return replace(old, admin=ADMIN[value])
+
+    def carry_out(self, plan: Plan) -> None:
+        for commands in (plan.park, plan.raises, plan.lowers, plan.close, plan.release):
+            self.obey(commands)
+
+
+NAMES = ["a", "b", "c", "d"]
+weights = st.integers(0, 256)
+states = st.sampled_from(["ready", "drain", "maint"])
+agents = st.sampled_from([None, "enabled", "disabled"])
+backends = st.tuples(*[st.builds(server, st.just(name), weights, states, agent=agents) for name in NAMES]).map(
+    lambda servers: backend(*servers)
+)
+wishes = st.lists(
+    st.builds(Wanted, st.sampled_from(NAMES), st.one_of(st.none(), weights), st.one_of(st.none(), states)).filter(
+        lambda wanted: wanted.weight is not None or wanted.state is not None
+    ),
+    min_size=1,
+    unique_by=lambda wanted: wanted.name,
+)
+
+
+def plan_or_none(start: Backend, wanted: list[Wanted]) -> Plan | None:
+    try:
+        return make_plan(start, wanted, Policy(), False)
+    except Refused:
+        return None
+
+
+@given(backends, wishes)
+def test_a_plan_ends_where_it_was_wanted_and_never_below_the_smaller_of_its_ends(
+    start: Backend, wanted: list[Wanted]
+) -> None:
+    plan = plan_or_none(start, wanted)
+    if plan is None:
+        return
+    haproxy = Simulated(start)
+    first = haproxy.lowest
+    haproxy.carry_out(plan)
+    end = haproxy.backend.by_name()
+    for item in wanted:
+        assert item.weight in (None, end[item.name].weight)
+        assert item.state in (None, end[item.name].state)
+    assert haproxy.lowest >= min(first, haproxy._usable())
+    assert not differences(haproxy.backend, plan)
+    assert not make_plan(haproxy.backend, wanted, Policy(), False).changes
+
+
+@given(backends, wishes, st.integers(0, 40))
+def test_an_undo_restores_everything_from_any_point_of_a_plan(start: Backend, wanted: list[Wanted], point: int) -> None:
+    plan = plan_or_none(start, wanted)
+    if plan is None:
+        return
+    complete = Simulated(start)
+    complete.carry_out(plan)
+    haproxy = Simulated(start)
+    haproxy.obey([*plan.park, *plan.raises, *plan.lowers, *plan.close, *plan.release][:point])
+    haproxy.carry_out(make_undo(haproxy.backend, plan))
+    assert haproxy.backend == start
+    assert haproxy.lowest >= complete.lowest
+
+
+@given(backends, wishes)
+def test_what_is_refused_would_have_left_nothing_usable(start: Backend, wanted: list[Wanted]) -> None:
+    if plan_or_none(start, wanted) is not None:
+        return
+    by_name = {item.name: item for item in wanted}
+    for old in start.servers:
+        item = by_name.get(old.name, Wanted(old.name))
+        weight = old.weight if item.weight is None else item.weight
+        assert not weight or (item.state or old.state) != "ready"
+
+
+def test_the_new_side_is_raised_before_the_old_one_is_lowered() -> None:
+    plan = make_plan(
+        backend(server("blue", 10), server("green", 10, "drain")),
+        [Wanted("blue", state="drain"), Wanted("green", state="ready")],
+        Policy(),
+        False,
+    )
+    assert plan.raises == ("set server shop/green state ready",)
+    assert plan.lowers == ("set server shop/blue state drain",)
+    assert plan.await_health == ("green",)
+
+
+def test_a_server_leaves_maint_by_way_of_drain() -> None:
+    plan = make_plan(backend(server("a"), server("b", state="maint")), [Wanted("b", state="ready")], Policy(), False)
+    assert (plan.park, plan.raises) == (("set server shop/b state drain",), ("set server shop/b state ready",))
+
+
+def test_health_is_set_down_only_where_one_failure_is_enough() -> None:
+    parked = backend(server("a", check_fall=1), server("b", check_fall=2), server("c", check_fall=1))
+    assert health_proofs(parked, {"a", "b"}) == ["set server shop/a health down"]
+
+
+def test_the_end_state_is_judged_again_before_anything_is_lowered() -> None:
+    start = backend(server("a"), server("b", 0))
+    plan = make_plan(start, [Wanted("a", state="drain"), Wanted("b", 10)], Policy(), False)
+    died = backend(server("a"), server("b", 10, running=False, check_health=0))
+    with pytest.raises(HaproxyError, match="b went down right after it was let in"):
+        refuse_unsafe_lowering(died, plan, Policy())
+
+
+def test_a_server_that_died_while_the_new_side_was_waited_for_does_not_count_as_left() -> None:
+    start = backend(server("a"), server("b"), server("c"))
+    plan = make_plan(start, [Wanted("a", state="drain"), Wanted("c", 0)], Policy(), False)
+    died = backend(server("a"), server("b", running=False, check_health=0), server("c"))
+    with pytest.raises(Refused, match="without any usable server"):
+        refuse_unsafe_lowering(died, plan, Policy())
+
+
+@pytest.mark.parametrize(
+    ("agent", "weight", "state", "wanted", "park", "release"),
+    [
+        ("enabled", 10, "ready", Wanted("a", 20), ["disable"], []),
+        ("enabled", 10, "ready", Wanted("a", state="drain"), ["disable"], []),
+        ("enabled", 5, "ready", Wanted("a", 10), ["disable"], ["enable"]),
+        ("enabled", 20, "ready", Wanted("a", 20), ["disable"], []),
+        ("enabled", 5, "ready", Wanted("a", state="ready"), [], []),
+        ("disabled", 20, "ready", Wanted("a", 10), [], ["enable"]),
+        ("disabled", 5, "drain", Wanted("a", state="ready"), [], ["enable"]),
+        ("disabled", 20, "drain", Wanted("a", 20, "ready"), [], []),
+        ("disabled", 10, "ready", Wanted("a", 10, "ready"), [], []),
+        (None, 10, "ready", Wanted("a", 20), [], []),
+    ],
+)
+def test_an_agent_is_off_exactly_while_its_server_is_held(
+    agent: str | None, weight: int, state: str, wanted: Wanted, park: list[str], release: list[str]
+) -> None:
+    plan = make_plan(backend(server("a", weight, state, agent=agent), server("b")), [wanted], Policy(), False)
+    agents = [
+        [command.split()[0] for command in commands if " agent " in command] for commands in (plan.park, plan.release)
+    ]
+    assert agents == [park, release]
