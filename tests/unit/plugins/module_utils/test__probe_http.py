@@ -492,7 +492,8 @@ def test_name_that_cannot_be_one_is_told() -> None:
 
 
 def test_hanging_lookup_is_cut_off_and_costs_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_go, lookups = threading.Event(), []
+    let_go = threading.Event()
+    lookups: list[None] = []
 
     def hang() -> Addresses:
         lookups.append(None)
@@ -729,11 +730,15 @@ def test_tls_server_that_dribbles_is_cut_off(serve_tls: ServeTls, authority: Aut
     assert (result.reason, result.cut) == (f"gave no complete answer within {SHORT} s", True)
 
 
+def tls_with(files: dict[str, t.Any]) -> Tls:
+    return Tls(**files)
+
+
 @pytest.mark.parametrize("option", ["ca_path", "client_cert", "client_key"])
 def test_missing_file_is_refused_with_the_name_of_its_option(option: str, tmp_path: pathlib.Path) -> None:
     missing = str(tmp_path / "none.pem")
     with pytest.raises(ProbeError, match=rf"^{option} {missing} cannot be read on this host: No such file"):
-        tls_context(Tls(**{option: missing}))
+        tls_context(tls_with({option: missing}))
 
 
 @pytest.mark.parametrize(
@@ -760,4 +765,4 @@ def test_file_that_is_of_no_use_is_refused(
         "encrypted key": authority.encrypt(web1[1]),
     }
     with pytest.raises(ProbeError, match=told):
-        tls_context(Tls(**{option: files[name] for option, name in wrong.items()}))
+        tls_context(tls_with({option: files[name] for option, name in wrong.items()}))
