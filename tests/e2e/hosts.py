@@ -1,0 +1,153 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Test hosts: containers of a Debian release that run systemd, each gone when its test is, even if that was killed.
+
+    with Host(image_of("bullseye")) as host:
+        host.run("systemctl", "is-active", "haproxy")
+
+No host is privileged. Each carries the pid of its owner; whoever starts one removes those whose owner is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pathlib
+import subprocess
+import time
+import types
+import typing as t
+
+OWNER = "steady-test.owner"
+BUILD = pathlib.Path(__file__).resolve().parents[1] / "images" / "build"
+BUILD_SECONDS = 1200  # may wait for another run that makes the same image
+BOOT_SECONDS = 60
+COMMAND_SECONDS = 120
+POLL_SECONDS = 0.1
+
+
+class HostError(Exception):
+    """A test host does not work; the message says what it said."""
+
+
+@functools.lru_cache(maxsize=None)
+def image_of(release: str) -> str:
+    """The name of an image of a Debian release, made where there is none."""
+    made = subprocess.run([str(BUILD), release], stdout=subprocess.PIPE, text=True, check=False, timeout=BUILD_SECONDS)
+    if made.returncode != 0:
+        raise HostError(f"there is no image of {release}, see above")
+    return made.stdout.strip()
+
+
+class Host:
+    """One running test host; `id` is its container's."""
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        self.id = ""
+
+    def __enter__(self) -> Host:
+        remove_orphans()
+        self.id = docker("run", "--detach", *self._options(), self.image, "/sbin/cg2-init").strip()
+        try:
+            self._await_systemd()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def _options(self) -> list[str]:
+        # What systemd needs to boot, and no more; the image's cg2-init does the rest.
+        options = {"cap-add": ["SYS_ADMIN", "NET_ADMIN"], "security-opt": ["seccomp=unconfined", "apparmor=unconfined"]}
+        options |= {"tmpfs": ["/run", "/run/lock", "/tmp:exec"], "cgroupns": ["private"], "env": ["container=docker"]}
+        options |= {"label": [f"{OWNER}={_identity(os.getpid())}"]}
+        return [f"--{name}={value}" for name, values in options.items() for value in values]
+
+    def _await_systemd(self) -> None:
+        end = time.monotonic() + BOOT_SECONDS
+        state = ""
+        while time.monotonic() < end:
+            state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+            if state == "running":
+                return
+            if state == "degraded":
+                raise HostError(f"units failed at boot:\n{self.run('systemctl', '--failed').stdout}")
+            time.sleep(POLL_SECONDS)
+        log = docker("logs", self.id)
+        raise HostError(f"systemd is not up after {BOOT_SECONDS} s, its state is {state!r}:\n{log}")
+
+    def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command on the host. Raises HostError when it fails, unless not ``check``."""
+        done = subprocess.run(
+            ["docker", "exec", "--interactive", self.id, *command],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_SECONDS,
+        )
+        if check and done.returncode != 0:
+            raise HostError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    def read(self, path: str) -> str:
+        """The text of a file."""
+        return self.run("cat", path).stdout
+
+    def write(self, path: str, text: str) -> None:
+        """Put a text into a file, which keeps its owner and mode."""
+        self.run("tee", path, stdin=text)
+
+    @property
+    def inventory(self) -> dict[str, t.Any]:
+        """The variables by which Ansible reaches the host; needs community.docker in the collections path."""
+        return {
+            "ansible_connection": "community.docker.docker",
+            "ansible_host": self.id,
+            "ansible_user": "root",
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
+
+    def remove(self) -> None:
+        """Remove the host with all that it wrote."""
+        if self.id:
+            docker("rm", "--force", "--volumes", self.id)
+
+
+def docker(*arguments: str) -> str:
+    """What docker answers. Raises HostError when it refuses."""
+    command = ["docker", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
+    if done.returncode != 0:
+        raise HostError(f"docker {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def remove_orphans() -> None:
+    """Remove the hosts whose owner is gone, as after a killed test run."""
+    form = '{{.ID}} {{.Label "' + OWNER + '"}}'
+    for line in docker("ps", "--all", "--filter", f"label={OWNER}", "--format", form).splitlines():
+        container, owner = line.split()
+        if _identity(int(owner.split("-")[0])) != owner:
+            # Another run may be removing the same one.
+            with contextlib.suppress(HostError):
+                docker("rm", "--force", "--volumes", container)
+
+
+def _identity(pid: int) -> str:
+    """The process as PID-STARTTIME, since a pid alone is used again; PID-gone where there is none."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{pid}-gone"
+    return f"{pid}-{stat.rpartition(')')[2].split()[19]}"
