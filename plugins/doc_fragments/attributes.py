@@ -12,7 +12,7 @@ options: {}
 attributes:
   check_mode:
     description:
-      - Whether the module can run in C(check_mode): it then tells what it would change, and changes nothing.
+      - Whether the module can run in C(check_mode), where it tells what it would change, and changes nothing.
   diff_mode:
     description:
       - Whether the module shows, in C(diff_mode), the state before and after the change.
@@ -23,6 +23,7 @@ attributes:
     description:
       - The systems on whose hosts the module runs.
     platforms: posix
+    support: full
   action_group:
     description:
       - The action groups that the module belongs to.

@@ -94,10 +94,12 @@ def _children(keep: t.Collection[int]) -> dict[int, str]:
         if not entry.name.isdigit() or int(entry.name) in keep:
             continue
         try:
-            name, _, rest = (entry / "stat").read_text().partition(" (")[2].rpartition(") ")
+            status = (entry / "stat").read_text()
         except OSError:
             continue
-        state, parent = rest.split()[:2]
+        # The name stands in brackets and may hold any character.
+        name = status[status.index("(") + 1 : status.rindex(")")]
+        state, parent = status[status.rindex(")") + 1 :].split()[:2]
         if int(parent) != me:
             continue
         if state == "Z":

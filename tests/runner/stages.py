@@ -9,10 +9,11 @@ import typing as t
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner import ansible_test, collection, docker, environments, processes, system
+from runner import ansible_test, collection, docker, environments, processes, pythons, system
 from runner.errors import SetupError
 
 PYTEST_FOUND_NO_TEST = 5
+HOST_PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 SHELL_SHEBANG = re.compile(rb"#!\s*\S*/(env )?(ba|da)?sh\b")
 CONTAINERS_MARK = re.compile(r"\bmark\.containers\b")
 
@@ -141,7 +142,15 @@ def lint(run: Run) -> None:
     run.check("mypy plugins", [*mypy, "--strict", "-p", "ansible_collections.steady.rollout.plugins"], mypy_env, copy)
     run.check("mypy tests", [*mypy, "tests"], mypy_env, copy)
     run.check("yamllint", [main.program("yamllint"), "--strict", "."], env, copy)
-    lint_command = [main.program("ansible-lint"), "--offline", "--profile", "production", "--strict", "-q", "--nocolor"]
+    lint_command: list[str | Path] = [
+        main.program("ansible-lint"),
+        "--offline",
+        "--profile",
+        "production",
+        "--strict",
+        "-q",
+        "--nocolor",
+    ]
     run.check("ansible-lint", lint_command, env, copy)
     run.check("shellcheck", ["shellcheck", *_shell_scripts(run.root)], env)
     run.check("antsibull-changelog", [main.program("antsibull-changelog"), "lint"], env, copy)
@@ -186,10 +195,22 @@ def integration(run: Run) -> None:
 def _ansible_test(run: Run, core: environments.Environment, arguments: list[str]) -> None:
     tree = collection.copied_tree(run.root, run.workspace / f"{arguments[0]}-{core.name}")
     env = run.env(core, tree)
+    env["PATH"] = os.pathsep.join([env["PATH"], str(_all_pythons(run))])
     with ansible_test.home(core) as home:
         title = f"ansible-test {arguments[0]}, {core.name}, Python {core.python.series}"
         command: list[str | Path] = [core.program("ansible-test"), *arguments, "--color", "no"]
-        run.check(title, command, {**env, "HOME": str(home)}, tree / collection.NAME)
+        run.check(title, command, {**env, "HOME": str(home), "PIP_QUIET": "1"}, tree / collection.NAME)
+
+
+def _all_pythons(run: Run) -> Path:
+    """A folder with every Python of this machine that managed hosts may have: ansible-test looks for them on PATH."""
+    folder = run.workspace / "pythons"
+    folder.mkdir(exist_ok=True)
+    for series in HOST_PYTHONS:
+        python = pythons.find(series)
+        if python is not None and not (folder / f"python{series}").exists():
+            (folder / f"python{series}").symlink_to(python.path)
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,13 +219,15 @@ def _ansible_test(run: Run, core: environments.Environment, arguments: list[str]
 
 def unit(run: Run) -> None:
     """Unit tests, and module_utils on the oldest Python of managed hosts."""
-    found = [_pytest(run, run.main_environment(), "tests/unit")]
+    # Starting workers costs a second, which is too much for the few tests of an edit's first look.
+    workers = [] if run.options.arguments else ["-n", "auto"]
+    found = [_pytest(run, run.main_environment(), "tests/unit", flags=workers)]
     hosts = environments.open_environment(run.root, "python39")
     folder = "tests/unit/plugins/module_utils"
     if hosts is None:
         run.notice("No Python 3.9 is here; module_utils are not tested on the oldest Python of managed hosts.")
     elif (run.root / folder).is_dir() and _is_within(run, folder):
-        found.append(_pytest(run, hosts, folder))
+        found.append(_pytest(run, hosts, folder, flags=[*workers, "--hypothesis-profile", "few"]))
     _fail_if_none(run, found)
 
 
