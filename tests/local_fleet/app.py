@@ -1,0 +1,433 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The app of the local fleet: a small HTTP/1.1 server whose release decides how it behaves.
+
+    python app.py --host web1 --listen 127.20.0.21:8080 --release release.json [--killed killed.jsonl]
+
+The release file is read at the start: {"release": "1.0.0", "behaviour": "good", ...}. Behaviours and what they read:
+
+    good             every request is answered with 200
+    errors           a share `rate` (0 to 1) of the requests is answered with 500
+    slow             a share `rate` of the requests is answered after `delay_ms` more milliseconds
+    unhealthy        /health is answered with 503, all else is good
+    crash_on_start   the process ends with exit code 1 before it listens
+    crash            the process ends on a share `rate` of the requests, and kills with it all that is in flight
+    bad_after        good for `after_s` seconds, then as `then` (errors, slow, unhealthy or crash) says
+
+On SIGTERM it goes on to answer on open connections, with `Connection: close`, until they have been idle for a moment,
+and ends with 0 after GRACE seconds at the latest. It needs nothing but the standard library of Python 3.9.
+
+A crash first appends the ids of the requests that it kills to the file of --killed: HAProxy closes a reused client
+connection without a word when its server dies, so nobody else could tell these requests from ones the LB lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import socket
+import sys
+import time
+import typing as t
+import zlib
+from urllib.parse import parse_qs
+
+GRACE = 10.0  # seconds from SIGTERM to the end, at most
+LINGER = 0.2  # seconds that a connection must be idle before a stopping app closes it: a request may be on its way
+BACKLOG = 512
+MAX_HEAD = 16384
+MAX_BODY = 1 << 20
+CRASH_EXIT_CODE = 70
+CRASH_LISTENS = 0.005  # seconds in which a crashing app still notes the requests that were on their way to it
+
+BEHAVIOURS = ("good", "errors", "slow", "unhealthy", "crash_on_start", "crash", "bad_after")
+LATER_BEHAVIOURS = ("errors", "slow", "unhealthy", "crash")
+REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 500: "Internal Server Error"}
+REASONS.update({501: "Not Implemented", 503: "Service Unavailable"})
+
+
+class ReleaseError(ValueError):
+    """A release file says something that the app does not know."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """What a release file says."""
+
+    release: str = "1.0.0"
+    behaviour: str = "good"
+    rate: float = 1.0
+    delay_ms: float = 1000.0
+    after_s: float = 5.0
+    then: str = "errors"
+
+    def __post_init__(self) -> None:
+        if self.behaviour not in BEHAVIOURS:
+            raise ReleaseError(f"behaviour {self.behaviour!r} is none of {', '.join(BEHAVIOURS)}.")
+        if self.then not in LATER_BEHAVIOURS:
+            raise ReleaseError(f"then {self.then!r} is none of {', '.join(LATER_BEHAVIOURS)}.")
+        if not 0 <= self.rate <= 1:
+            raise ReleaseError(f"rate {self.rate} is not a share from 0 to 1.")
+        if self.delay_ms < 0 or self.after_s < 0:
+            raise ReleaseError("delay_ms and after_s must not be negative.")
+
+    def behaviour_at(self, age: float) -> str:
+        """The behaviour at `age` seconds after the start."""
+        if self.behaviour != "bad_after":
+            return self.behaviour
+        return self.then if age >= self.after_s else "good"
+
+
+def parse_release(text: str) -> Release:
+    """Read a release file's text. Raises ReleaseError."""
+    try:
+        values = json.loads(text)
+        return Release(**values)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ReleaseError(f"not a release: {error}.") from error
+
+
+def as_json(release: Release) -> dict[str, t.Any]:
+    """What a release file holds."""
+    return dataclasses.asdict(release)
+
+
+class Request(t.NamedTuple):
+    """The head of a request, as far as the app reads it."""
+
+    method: str
+    path: str
+    query: str
+    length: int
+    keep_alive: bool
+    request_id: str
+
+
+class BadRequest(Exception):
+    """A request that cannot be served; `status` is the answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def parse_head(head: bytes) -> Request:
+    """Parse a request head without its final blank line. Raises BadRequest."""
+    first, _newline, rest = head.decode("latin-1").partition("\r\n")
+    words = first.split(" ")
+    if len(words) != 3 or words[2] not in ("HTTP/1.0", "HTTP/1.1"):
+        raise BadRequest(400)
+    length, keep_alive, request_id = 0, words[2] == "HTTP/1.1", ""
+    for line in rest.split("\r\n") if rest else ():
+        name, _colon, value = line.partition(":")
+        name = name.lower()
+        if name == "content-length":
+            length = _length(value.strip())
+        elif name == "connection":
+            keep_alive = _keeps_alive(value.lower(), keep_alive)
+        elif name == "x-request-id":
+            request_id = value.strip()
+        elif name == "transfer-encoding":
+            raise BadRequest(501)
+    path, _mark, query = words[1].partition("?")
+    return Request(words[0], path, query, length, keep_alive, request_id)
+
+
+def _length(value: str) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise BadRequest(400)
+    if int(value) > MAX_BODY:
+        raise BadRequest(413)
+    return int(value)
+
+
+def _keeps_alive(value: str, default: bool) -> bool:
+    tokens = [token.strip() for token in value.split(",")]
+    if "close" in tokens:
+        return False
+    return default or "keep-alive" in tokens
+
+
+class Crash(Exception):
+    """The release is to crash now."""
+
+
+class App:
+    """One app host: its release, its open connections, and whether it is stopping."""
+
+    def __init__(self, host: str, release: Release, killed_file: str) -> None:
+        self.host = host
+        self.release = release
+        self.listener: socket.socket | None = None
+        self._killed_file = killed_file
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        self.stopped = asyncio.Event()
+        self._started = time.monotonic()
+        self._random = random.Random()
+        self._headers = f"X-Release: {release.release}\r\nX-Host: {host}\r\nContent-Type: application/json\r\n"
+
+    def behaviour(self) -> str:
+        return self.release.behaviour_at(time.monotonic() - self._started)
+
+    def answer(self, request: Request) -> tuple[int, float]:
+        """(status, delay in seconds) of the answer. Raises Crash, if such is the release."""
+        behaviour = self.behaviour()
+        if request.path == "/health":
+            return (503 if behaviour == "unhealthy" else 200), 0.0
+        delay = self._asked_delay(request)
+        if behaviour in ("errors", "slow", "crash") and self._random.random() < self.release.rate:
+            if behaviour == "crash":
+                raise Crash
+            if behaviour == "errors":
+                return 500, delay
+            delay += self.release.delay_ms / 1000
+        return (200 if request.path in ("/", "/slow", "/echo") else 404), delay
+
+    def _asked_delay(self, request: Request) -> float:
+        """Seconds that a request for /slow?ms=N is to take."""
+        if request.path != "/slow":
+            return 0.0
+        try:
+            return min(max(float(parse_qs(request.query)["ms"][0]), 0.0), 60_000.0) / 1000
+        except (KeyError, ValueError) as error:
+            raise BadRequest(400) from error
+
+    def response(self, status: int, request: Request, body: bytes, close: bool) -> bytes:
+        """The bytes of a response. Its body tells enough to find out that an answer belongs to another request."""
+        told = {"release": self.release.release, "host": self.host, "request": request.request_id, "status": status}
+        if body:
+            told.update(length=len(body), crc32=zlib.crc32(body))
+        payload = json.dumps(told).encode()
+        connection = "Connection: close\r\n" if close else ""
+        head = (
+            f"HTTP/1.1 {status} {REASONS[status]}\r\n{self._headers}{connection}Content-Length: {len(payload)}\r\n\r\n"
+        )
+        return head.encode("latin-1", "replace") + (payload if request.method != "HEAD" else b"")
+
+    def stop(self) -> None:
+        self.stopping = True
+        for connection in list(self.connections):
+            connection.close_when_idle()
+        self.forget(None)
+
+    def crash(self) -> t.NoReturn:
+        """End the process and the requests in flight, and note which ones they are.
+
+        New connections are refused first, which an LB may try elsewhere; what was sent on open ones is still read.
+        """
+        killed: set[str] = set()
+        sockets = [connection.detach(killed) for connection in self.connections]
+        if self.listener is not None:
+            sockets += _accept_all(self.listener)
+            self.listener.close()
+        end = time.monotonic() + CRASH_LISTENS
+        heads = {fd: bytearray() for fd in sockets}
+        while time.monotonic() < end:
+            for fd, head in heads.items():
+                _read_into(fd, head)
+        for fd, head in heads.items():
+            _read_into(fd, head)
+            os.close(fd)
+            killed.update(request_ids(bytes(head)))
+        self._note_killed(killed)
+        os._exit(CRASH_EXIT_CODE)
+
+    def _note_killed(self, killed: set[str]) -> None:
+        note = {"time": time.time(), "host": self.host, "release": self.release.release, "requests": sorted(killed)}
+        if self._killed_file:
+            with open(self._killed_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(note) + "\n")
+        sys.stderr.write(f"crash: a request hit the defect of release {self.release.release}\n")
+        sys.stderr.flush()
+
+    def forget(self, connection: Connection | None) -> None:
+        """A connection is gone (None: look only); the last one ends a stopping app."""
+        if connection is not None:
+            self.connections.discard(connection)
+        if self.stopping and not self.connections:
+            self.stopped.set()
+
+
+class Connection(asyncio.Protocol):
+    """One connection: a buffer and at most one request at a time."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._buffer = bytearray()
+        self._request: Request | None = None  # its body is still coming
+        self._busy = False  # an answer is due
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = t.cast(asyncio.Transport, transport)
+        self._app.connections.add(self)
+        if self._app.stopping:
+            self.close_when_idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._app.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self._busy:
+            self._serve()
+
+    def eof_received(self) -> bool:
+        return self._busy  # a client may send its end early and still wait for the answer
+
+    def close_when_idle(self) -> None:
+        """Close after LINGER seconds without a request; a request in between is answered and ends the connection."""
+        if not self._busy and not self._timer:
+            self._timer = asyncio.get_running_loop().call_later(LINGER, self._transport.close)
+
+    def detach(self, killed: set[str]) -> int:
+        """Stop to serve; add the request in flight to `killed`, and return the file descriptor, still open."""
+        if self._request is not None and self._request.request_id:
+            killed.add(self._request.request_id)
+        killed.update(request_ids(bytes(self._buffer)))
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def _serve(self) -> None:
+        try:
+            request = self._request or self._next_head()
+            if request is None:
+                return
+            self._request = request
+            if len(self._buffer) < request.length:
+                return
+            body = bytes(self._buffer[: request.length])
+            del self._buffer[: request.length]
+            self._start(request, body)
+        except BadRequest as error:
+            nothing = Request("GET", "", "", 0, False, "")
+            self._finish(error.status, nothing, b"")
+        except Crash:
+            self._app.crash()
+
+    def _next_head(self) -> Request | None:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._buffer) > MAX_HEAD:
+                raise BadRequest(400)
+            return None
+        head = bytes(self._buffer[:end])
+        del self._buffer[: end + 4]
+        return parse_head(head)
+
+    def _start(self, request: Request, body: bytes) -> None:
+        status, delay = self._app.answer(request)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if not delay:
+            self._finish(status, request, body)
+            return
+        self._busy = True
+        self._timer = asyncio.get_running_loop().call_later(delay, self._finish, status, request, body)
+
+    def _finish(self, status: int, request: Request, body: bytes) -> None:
+        self._timer = None
+        self._busy = False
+        self._request = None
+        close = self._app.stopping or not request.keep_alive
+        self._transport.write(self._app.response(status, request, body, close))
+        if close:
+            self._transport.close()
+        elif self._buffer:
+            self._serve()
+
+
+def request_ids(data: bytes) -> list[str]:
+    """The request ids in what came on a connection."""
+    found = re.findall(rb"(?i)\r\nx-request-id:[ \t]*([^\r\n]+)", data)
+    return [value.strip().decode("latin-1") for value in found]
+
+
+def _accept_all(listener: socket.socket) -> list[int]:
+    """The file descriptors of the connections that nobody accepted yet."""
+    accepted = []
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _address = listener.accept()
+            connection.setblocking(False)
+            accepted.append(connection.detach())
+    return accepted
+
+
+def _read_into(fd: int, buffer: bytearray) -> None:
+    with contextlib.suppress(OSError):
+        buffer += os.read(fd, 65536)
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A listening socket."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, port))
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(app: App, address: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, then end what is in flight."""
+    loop = asyncio.get_running_loop()
+    listener = listen(address, port)
+    app.listener = listener
+    terminated = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, terminated.set)
+    # asyncio sets TCP_NODELAY on every connection by itself.
+    server = await loop.create_server(lambda: Connection(app), sock=listener, backlog=BACKLOG)
+    await terminated.wait()
+    server.close()
+    app.stop()
+    try:
+        await asyncio.wait_for(app.stopped.wait(), GRACE)
+    except asyncio.TimeoutError:
+        print(f"stopped with {len(app.connections)} connections open after {GRACE:g} s", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The app of the local fleet.")
+    parser.add_argument("--host", required=True, help="the name that answers carry")
+    parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT")
+    parser.add_argument("--release", required=True, metavar="FILE", help="the release file")
+    parser.add_argument("--killed", default="", metavar="FILE", help="where a crash notes the requests it kills")
+    arguments = parser.parse_args()
+    try:
+        with open(arguments.release, encoding="utf-8") as file:
+            release = parse_release(file.read())
+    except (OSError, ReleaseError) as error:
+        print(f"{arguments.release}: {error}", file=sys.stderr)
+        return 2
+    if release.behaviour == "crash_on_start":
+        print("crash: this release ends at its start", file=sys.stderr)
+        return 1
+    address, _colon, port = arguments.listen.rpartition(":")
+    try:
+        asyncio.run(_run(arguments, release, address, int(port)))
+    except OSError as error:
+        print(f"cannot listen on {arguments.listen}: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+async def _run(arguments: argparse.Namespace, release: Release, address: str, port: int) -> None:
+    # Python 3.9 binds an Event to the loop that runs where it is made.
+    await serve(App(arguments.host, release, arguments.killed), address, port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which hosts crashed by themselves, for how long, and which requests that killed. Pure: no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+SLACK = 1.0  # seconds by which the supervisor on a busy machine may note a crash after clients feel it
+
+
+@dataclasses.dataclass(frozen=True)
+class Crash:
+    """The end of a process that nobody asked for. Times are Unix times in seconds; `until` is when it was replaced."""
+
+    host: str
+    release: str | None
+    time: float
+    exit_code: int
+    until: float | None = None
+
+    def covers(self, start: float, end: float) -> bool:
+        """Whether the host was down by this crash at some moment from `start` to `end`."""
+        return end >= self.time - SLACK and (self.until is None or start <= self.until)
+
+
+@dataclasses.dataclass(frozen=True)
+class Incidents:
+    """The crashes of a fleet, and the release and host that killed a request, by request id."""
+
+    crashes: tuple[Crash, ...] = ()
+    killed: t.Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def crash_of(self, host: str | None, start: float, end: float) -> Crash | None:
+        """The crash that had `host` down at some moment from `start` to `end`."""
+        return next((crash for crash in self.crashes if crash.host == host and crash.covers(start, end)), None)
+
+
+def find_crashes(events: t.Iterable[t.Mapping[str, t.Any]]) -> tuple[Crash, ...]:
+    """The crashes in a fleet's events, which are in the order of their times."""
+    crashes: list[Crash] = []
+    open_crash: dict[str, int] = {}
+    for event in events:
+        host = event["host"]
+        if host in open_crash:
+            index = open_crash.pop(host)
+            crashes[index] = dataclasses.replace(crashes[index], until=event["time"])
+        if event["event"] == "crashed":
+            open_crash[host] = len(crashes)
+            crashes.append(Crash(host, event["release"], event["time"], event["exit_code"]))
+    return tuple(crashes)
+
+
+def find_killed(notes: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, tuple[str, str]]:
+    """(release, host) by the id of each request that a crash killed, from what crashing apps noted."""
+    return {request: (note["release"], note["host"]) for note in notes for request in note["requests"]}

@@ -1,0 +1,209 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What became of requests: which were lost, which were harmed, and the figures of a load. Pure: no I/O.
+
+A request is *lost* when it got no answer, a broken connection, or an error made by the load balancer; *harmed* when a
+bad release itself answered it badly, or killed it by a crash.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import typing as t
+
+from local_fleet.incidents import Incidents
+
+OK, LOST, HARMED = "ok", "lost", "harmed"
+LIMIT_MS = 5000.0  # an answer that takes longer is a bad one
+EXAMPLES = 20
+STARVED_MS = 100.0
+
+
+class Record(t.NamedTuple):
+    """One request, as its client saw it. Times are Unix times in seconds, durations milliseconds."""
+
+    due: float
+    late_ms: float  # from when it was due to when it was sent: the fault of the generator, not of the LB
+    ms: float  # from then, connecting included, to the end of the answer or of the hope for it
+    asked_ms: float  # what /slow was asked to take
+    lb: str
+    method: str
+    reused: bool  # sent on a connection that had served before
+    request_id: str
+    status: int = 0  # 0: no head of an answer came
+    release: str | None = None  # X-Release, which only the app sets
+    host: str | None = None  # X-Host, likewise
+    server: str | None = None  # X-Server, which the LB sets on every answer
+    broken: str = ""  # why there is no complete answer
+    wrong: str = ""  # what is wrong with the body of a complete answer
+
+
+class Outcome(t.NamedTuple):
+    """What a request counts as, who harmed it, and why."""
+
+    kind: str
+    release: str | None
+    host: str | None
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What a good answer is: from one of `releases` (empty: any) and within `limit_ms` besides what was asked."""
+
+    releases: t.Collection[str] = ()
+    limit_ms: float = LIMIT_MS
+
+
+def classify(record: Record, incidents: Incidents, terms: Terms) -> Outcome:
+    """What one request counts as."""
+    if record.broken or record.release is None:
+        return _without_an_answer(record, incidents)
+    cause = _fault(record, terms)
+    return Outcome(HARMED if cause else OK, record.release, record.host, cause)
+
+
+def _without_an_answer(record: Record, incidents: Incidents) -> Outcome:
+    """A broken answer, or one that the load balancer made: harmed if a crash did it, else lost."""
+    cause = record.broken or f"{record.lb} itself answered {record.status}"
+    if record.request_id in incidents.killed:
+        release, host = incidents.killed[record.request_id]
+        return Outcome(HARMED, release, host, f"{cause}: killed by the crash of {host}")
+    host = record.host or record.server
+    sent = record.due + record.late_ms / 1000
+    crash = incidents.crash_of(host, sent, sent + record.ms / 1000)
+    # An LB answers 4xx to what it dislikes in the request: no crash does that.
+    if crash and (record.broken or record.status >= 500):
+        return Outcome(HARMED, crash.release, crash.host, f"{cause}: {crash.host} had crashed")
+    return Outcome(LOST, record.release, host, cause)
+
+
+def _fault(record: Record, terms: Terms) -> str:
+    """What is bad about an answer of the app; empty when it is good."""
+    if terms.releases and record.release not in terms.releases:
+        return f"release {record.release} answered, which is not expected"
+    if record.status != 200:
+        return f"answered {record.status}"
+    if record.wrong:
+        return record.wrong
+    if record.ms - record.asked_ms > terms.limit_ms:
+        return f"took more than {terms.limit_ms:g} ms"
+    return ""
+
+
+@dataclasses.dataclass
+class Count:
+    """How many requests were sent, and what became of them."""
+
+    sent: int = 0
+    ok: int = 0
+    lost: int = 0
+    harmed: int = 0
+
+    def add(self, kind: str) -> None:
+        self.sent += 1
+        setattr(self, kind, getattr(self, kind) + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Percentiles in milliseconds; 0 when there is nothing."""
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+@dataclasses.dataclass
+class Summary:
+    """The figures of a load. Keys of `per_second` count from the first request; None is an unknown release or server."""
+
+    total: Count
+    per_second: dict[int, Count]
+    per_release: dict[str | None, Count]
+    per_lb: dict[str, Count]
+    per_server: dict[str | None, Count]
+    statuses: dict[int, int]
+    latency: Spread  # of complete answers, less what /slow was asked to take
+    lateness: Spread
+    seconds: float  # from the first request to the last
+    examples: list[dict[str, t.Any]]  # of lost and harmed requests: the first ones of each
+
+    @property
+    def sent(self) -> int:
+        return self.total.sent
+
+    @property
+    def ok(self) -> int:
+        return self.total.ok
+
+    @property
+    def lost(self) -> int:
+        return self.total.lost
+
+    @property
+    def harmed(self) -> int:
+        return self.total.harmed
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return (self.sent - 1) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def starved(self) -> bool:
+        """Whether the generator got too little CPU for its figures to speak about the load balancers."""
+        return self.lateness.p99 > STARVED_MS
+
+    def line(self) -> str:
+        """The line that a person and the demo read."""
+        return f"requests: {self.sent} sent, {self.lost} lost, {self.harmed} harmed"
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return {**dataclasses.asdict(self), "rate": self.rate, "starved": self.starved}
+
+
+def summarise(records: t.Sequence[Record], incidents: Incidents, terms: Terms) -> Summary:
+    """The figures of all requests."""
+    first = min((record.due for record in records), default=0.0)
+    last = max((record.due for record in records), default=0.0)
+    counts: list[dict[t.Any, Count]] = [collections.defaultdict(Count) for _table in range(4)]
+    total, statuses = Count(), collections.Counter[int]()
+    bad: dict[str, list[dict[str, t.Any]]] = {LOST: [], HARMED: []}
+    for record in sorted(records):
+        outcome = classify(record, incidents, terms)
+        total.add(outcome.kind)
+        statuses[record.status] += 1
+        keys = (int(record.due - first), outcome.release, record.lb, outcome.host)
+        for table, key in zip(counts, keys):
+            table[key].add(outcome.kind)
+        if outcome.kind != OK and len(bad[outcome.kind]) < EXAMPLES:
+            bad[outcome.kind].append(_example(record, outcome))
+    return Summary(
+        total=total,
+        per_second=dict(counts[0]),
+        per_release=dict(counts[1]),
+        per_lb=dict(counts[2]),
+        per_server=dict(counts[3]),
+        statuses=dict(statuses),
+        latency=spread([record.ms - record.asked_ms for record in records if not record.broken]),
+        lateness=spread([record.late_ms for record in records]),
+        seconds=last - first,
+        examples=[*bad[LOST], *bad[HARMED]],
+    )
+
+
+def _example(record: Record, outcome: Outcome) -> dict[str, t.Any]:
+    return {**record._asdict(), **outcome._asdict()}
+
+
+def spread(values: t.Sequence[float]) -> Spread:
+    """Percentiles by nearest rank."""
+    if not values:
+        return Spread()
+    ordered = sorted(values)
+    ranks = [ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 95, 99)]
+    return Spread(*ranks, ordered[-1])
