@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 
@@ -24,6 +25,7 @@ DRAIN = FORCED_DRAIN | INHERITED_DRAIN
 STARTING, RUNNING = 1, 2
 # Bits of srv_check_state and srv_agent_state: configured and enabled.
 CONFIGURED, ENABLED = 0x02, 0x04
+_IN_USE = CONFIGURED | ENABLED
 
 # With these, HAProxy takes only the weights 0 and 100 % of the configured one.
 STATIC_ALGORITHMS = frozenset({"static-rr"})
@@ -43,8 +45,7 @@ class Process:
     stopping: bool  # an old worker after a reload: it serves its last connections and takes no changes
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(t.NamedTuple):
     """A server line of a backend as HAProxy sees it now. Weights are 0-256."""
 
     name: str
@@ -68,7 +69,8 @@ class Server:
     check_fall: int | None = None
     sessions: int = 0
     queued: int = 0
-    requests: int | None = None
+    connections: int | None = None
+    requests: int | None = None  # connections in TCP mode
     http_4xx: int | None = None
     http_5xx: int | None = None
     connect_errors: int | None = None
@@ -114,10 +116,7 @@ class Backend:
     mode: str | None = None
 
     def server(self, name: str) -> Server:
-        for server in self.servers:
-            if server.name == name:
-                return server
-        raise KeyError(name)
+        return self.by_name()[name]
 
     def by_name(self) -> dict[str, Server]:
         return {server.name: server for server in self.servers}
@@ -139,27 +138,46 @@ def parse_servers_state(name: str, text: str) -> Backend:
     lines = text.splitlines()
     if len(lines) < 2 or lines[0].strip() != "1" or not lines[1].startswith("# "):
         raise HaproxyError(f"`show servers state {name}` was not answered as HAProxy answers it: {text[:120]!r}")
-    columns = {column: i for i, column in enumerate(lines[1][2:].split())}
-    rows = [line.split(" ") for line in lines[2:] if line.strip()]
+    names = lines[1][2:].split()
+    try:
+        pick = itemgetter(*(names.index(column) for column in _STATE_COLUMNS))
+        rows = [pick(line.split(" ")) for line in lines[2:] if line]
+    except (ValueError, IndexError) as exc:
+        raise HaproxyError(f"`show servers state {name}` lacks columns: {lines[1][:200]!r}") from exc
     if not rows:
         raise HaproxyError(f"backend {name} has no servers")
-    return Backend(name, int(rows[0][columns["be_id"]]), tuple(_server(columns, row) for row in rows))
+    return Backend(name, int(rows[0][0]), tuple(_server(row) for row in rows))
 
 
-def _server(columns: t.Mapping[str, int], row: t.Sequence[str]) -> Server:
-    address, port = row[columns["srv_addr"]], row[columns["srv_port"]]
-    agent = int(row[columns["srv_agent_state"]])
+# Columns of `show servers state`, in the order in which _server takes them.
+_STATE_COLUMNS = (
+    "be_id",
+    "srv_name",
+    "srv_addr",
+    "srv_port",
+    "srv_uweight",
+    "srv_iweight",
+    "srv_admin_state",
+    "srv_op_state",
+    "srv_check_state",
+    "srv_check_health",
+    "srv_agent_state",
+)
+
+
+def _server(row: t.Sequence[str]) -> Server:
+    _backend, name, address, port, weight, initial, admin, operation, check, health, agent = row
     return Server(
-        name=row[columns["srv_name"]],
-        address=None if address == "-" else address,
-        port=int(port) if port.isdigit() and port != "0" else None,
-        weight=int(row[columns["srv_uweight"]]),
-        initial_weight=int(row[columns["srv_iweight"]]),
-        admin=int(row[columns["srv_admin_state"]]),
-        running=int(row[columns["srv_op_state"]]) in (STARTING, RUNNING),
-        checked=int(row[columns["srv_check_state"]]) & (CONFIGURED | ENABLED) == CONFIGURED | ENABLED,
-        check_health=int(row[columns["srv_check_health"]]),
-        agent=None if not agent & CONFIGURED else ("enabled" if agent & ENABLED else "disabled"),
+        name,
+        None if address == "-" else address,
+        int(port) if port not in ("-", "0") else None,
+        int(weight),
+        int(initial),
+        int(admin),
+        int(operation) in (STARTING, RUNNING),
+        int(check) & _IN_USE == _IN_USE,
+        int(health),
+        None if agent == "0" or not int(agent) & CONFIGURED else ("enabled" if int(agent) & ENABLED else "disabled"),
     )
 
 
@@ -167,23 +185,62 @@ def with_stat(backend: Backend, text: str) -> Backend:
     """Add what `show stat ID 6 -1` (backend and servers) knows: health in words, sessions, queue and counters."""
     lines = text.splitlines()
     if not lines or not lines[0].startswith("# "):
-        raise HaproxyError(
-            f"`show stat` for backend {backend.name} was not answered as HAProxy answers it: {text[:120]!r}"
-        )
-    columns = {column: i for i, column in enumerate(lines[0][2:].split(","))}
-    rows = {row[columns["svname"]]: row for row in (line.split(",") for line in lines[1:] if line)}
-
-    def word(row: t.Sequence[str], column: str) -> str | None:
-        place = columns.get(column)
-        return row[place] or None if place is not None and place < len(row) else None
-
-    total = rows.get("BACKEND", [])
-    mode = word(total, "mode")
-    missing = [server.name for server in backend.servers if server.name not in rows]
+        raise HaproxyError(f"`show stat` was not answered as HAProxy answers it: {text[:120]!r}")
+    names = lines[0][2:].split(",")
+    # Rows are long (up to 206 columns for each of a thousand servers): what lies behind the last column needed stays uncut.
+    columns = {
+        column: names.index(column) for column in (*_WORDS, *_NUMBERS, "mode", "algo", "svname") if column in names
+    }
+    missing = [column for column in (*_WORDS, *_NUMBERS, "svname") if column not in columns]
     if missing:
-        raise HaproxyError(f"`show stat` does not list {', '.join(missing)}, which `show servers state` does")
-    servers = tuple(_with_row(server, rows[server.name], columns, mode) for server in backend.servers)
-    return replace(backend, servers=servers, algorithm=word(total, "algo"), mode=mode)
+        raise HaproxyError(f"`show stat` lacks the columns {', '.join(missing)}; HAProxy 2.2 or newer is needed")
+    cuts = max(columns.values()) + 1
+    rows = {row[columns["svname"]]: row for row in (line.split(",", cuts) for line in lines[1:] if line)}
+    unlisted = [server.name for server in backend.servers if server.name not in rows]
+    if unlisted:
+        raise HaproxyError(f"`show stat` does not list {', '.join(unlisted)}, which `show servers state` does")
+    total = rows.get("BACKEND", [])
+    algorithm, mode = (
+        total[columns[column]] or None if total and column in columns else None for column in ("algo", "mode")
+    )
+    pick = itemgetter(*(columns[column] for column in (*_WORDS, *_NUMBERS)))
+    servers = tuple(_with_row(server, pick(rows[server.name])) for server in backend.servers)
+    if mode == "tcp":
+        servers = tuple(
+            server._replace(requests=server.connections, http_4xx=None, http_5xx=None) for server in servers
+        )
+    return replace(backend, servers=servers, algorithm=algorithm, mode=mode)
+
+
+# How many fields of Server come from `show servers state`.
+_OF_STATE = Server._fields.index("backup")
+# Columns of `show stat`, in the order in which _with_row takes them.
+_WORDS = ("tracked", "status", "check_status", "check_code")
+_NUMBERS = (
+    "bck",
+    "weight",
+    "throttle",
+    "check_rise",
+    "check_fall",
+    "scur",
+    "qcur",
+    "stot",
+    "req_tot",
+    "hrsp_4xx",
+    "hrsp_5xx",
+    "econ",
+    "eresp",
+    "wretr",
+    "wredis",
+    "srv_abrt",
+)
+
+
+def _with_row(server: Server, row: t.Sequence[str]) -> Server:
+    tracks, status, check_status, check_code, backup, *numbers = row
+    last_check = _last_check(check_status, check_code) if check_status else None
+    counts: list[t.Any] = [int(number) if number else None for number in numbers]
+    return Server._make([*server[:_OF_STATE], backup == "1", tracks or None, status, last_check, *counts])
 
 
 def refreshed(known: Backend, now: Backend) -> Backend:
@@ -195,64 +252,15 @@ def refreshed(known: Backend, now: Backend) -> Backend:
 
 
 def _refreshed(known: Server, now: Server) -> Server:
-    return replace(
-        known,
-        weight=now.weight,
-        admin=now.admin,
-        running=now.running,
-        checked=now.checked,
-        check_health=now.check_health,
-        agent=now.agent,
-        # Not known any more, and never to be mistaken for a fresh reading.
-        status="",
-        effective_weight=None,
-    )
+    # The words and the weight in use are not known any more, and never to be mistaken for a fresh reading.
+    backup, tracks, _status, last_check, _effective_weight, *rest = known[_OF_STATE:]
+    return Server._make([*now[:_OF_STATE], backup, tracks, "", last_check, None, *rest])
 
 
-def _with_row(server: Server, row: t.Sequence[str], columns: t.Mapping[str, int], mode: str | None) -> Server:
-    def number(column: str) -> int | None:
-        place = columns.get(column)
-        return int(row[place]) if place is not None and place < len(row) and row[place] else None
-
-    http = mode != "tcp"
-    return Server(
-        server.name,
-        server.address,
-        server.port,
-        server.weight,
-        server.initial_weight,
-        server.admin,
-        server.running,
-        server.checked,
-        server.check_health,
-        server.agent,
-        backup=number("bck") == 1,
-        tracks=row[columns["tracked"]] or None,
-        status=row[columns["status"]],
-        last_check=_last_check(row, columns),
-        effective_weight=number("weight"),
-        throttle=number("throttle"),
-        check_rise=number("check_rise"),
-        check_fall=number("check_fall"),
-        # Always there: a drain must not take a missing number for an empty server.
-        sessions=int(row[columns["scur"]]),
-        queued=int(row[columns["qcur"]]),
-        requests=number("req_tot") if http else number("stot"),
-        http_4xx=number("hrsp_4xx") if http else None,
-        http_5xx=number("hrsp_5xx") if http else None,
-        connect_errors=number("econ"),
-        response_errors=number("eresp"),
-        retries=number("wretr"),
-        redispatches=number("wredis"),
-        server_aborts=number("srv_abrt"),
-    )
-
-
-def _last_check(row: t.Sequence[str], columns: t.Mapping[str, int]) -> str | None:
-    status, code = row[columns["check_status"]], row[columns["check_code"]]
+def _last_check(status: str, code: str) -> str:
     # A leading "* " means that the next check is under way.
-    words = [word for word in (status[2:] if status.startswith("* ") else status, code) if word]
-    return " ".join(words) or None
+    result = status[2:] if status.startswith("* ") else status
+    return f"{result} {code}" if code else result
 
 
 def shares(backend: Backend) -> dict[str, float | None]:

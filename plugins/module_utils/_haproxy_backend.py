@@ -316,7 +316,7 @@ class _Call:
                 "Raise drain_timeout, or choose on_drain_timeout: continue or cut"
             )
         runtime.change(plan.close)
-        after = runtime.current()
+        after = _read_back(runtime, plan, before)
         _confirm(after, plan)
         runtime.change(plan.release)
         if not left:
@@ -354,7 +354,7 @@ class _Call:
             servers = runtime.current().by_name()
             old = self._left_on_replaced(names)
             left = [
-                replace(server, sessions=server.sessions + old.get(server.name, 0))
+                server._replace(sessions=server.sessions + old.get(server.name, 0))
                 for server in (servers[name] for name in names)
             ]
             left = [server for server in left if server.sessions or server.queued]
@@ -445,6 +445,15 @@ class _Call:
         )
 
 
+def _read_back(runtime: Runtime, plan: Plan, before: Backend) -> Backend:
+    """What is there now, by the cheapest reading that shows it: of a thousand servers the full one takes 10 ms."""
+    if not plan.changes and not plan.drains:
+        return before
+    weights_only = all(change.state == change.server.state == "ready" for change in plan.changes) and not plan.drains
+    ramping = any(server.throttle is not None for server in before.servers)
+    return runtime.current_glance(before) if weights_only and not ramping else runtime.current()
+
+
 def _foretold(before: Backend, plan: Plan) -> Backend:
     """The backend as it will read; what only HAProxy can know then is left out."""
     targets = {change.name: change for change in plan.changes}
@@ -459,8 +468,8 @@ def _foretold(before: Backend, plan: Plan) -> Backend:
             else server.admin
         )
         running = server.running or change.gains
-        return replace(
-            server, weight=change.weight, admin=admin, running=running, effective_weight=None, throttle=None, status=""
+        return server._replace(
+            weight=change.weight, admin=admin, running=running, effective_weight=None, throttle=None, status=""
         )
 
     return replace(before, servers=tuple(after(server) for server in before.servers))

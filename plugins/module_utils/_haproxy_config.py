@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import typing as t
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ class Section:
         return self.defaults.words(*keyword) if self.defaults else None
 
 
+_SPECIAL = re.compile(r"""["'\\#]""")
+
+
 def parse(texts: t.Sequence[str]) -> list[Section]:
     """Split the configuration files, in HAProxy's order, into sections; proxies know the defaults they inherit."""
     sections: list[Section] = []
@@ -73,6 +77,8 @@ def parse(texts: t.Sequence[str]) -> list[Section]:
 
 
 def _words(line: str) -> list[str]:
+    if not _SPECIAL.search(line):
+        return line.split()  # most lines, and some twenty times faster
     lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
     lexer.whitespace_split = True
     lexer.commenters = "#"

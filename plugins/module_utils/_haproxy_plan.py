@@ -19,7 +19,7 @@ Pure: nothing here talks to HAProxy. What is refused is refused before the first
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
     DNS_MAINT,
@@ -58,14 +58,18 @@ class Policy:
     allow_backup: bool = False
 
 
-@dataclass(frozen=True)
-class Change:
-    """One server's way from what it is to what it should be."""
+class Change(t.NamedTuple):
+    """One server's way from what it is to what it should be.
+
+    ``before`` and ``after``: the weights at which it takes new traffic; 0 when it takes none.
+    """
 
     server: Server
     weight: int
     state: str
     weight_asked: bool
+    before: int
+    after: int
 
     @property
     def name(self) -> str:
@@ -78,15 +82,6 @@ class Change:
     @property
     def needed(self) -> bool:
         return self.differs or self.agent_off
-
-    @property
-    def before(self) -> int:
-        """The weight at which it takes new traffic before the change; 0 when it takes none."""
-        return self.server.weight if self.server.state == "ready" else 0
-
-    @property
-    def after(self) -> int:
-        return self.weight if self.state == "ready" else 0
 
     @property
     def gains(self) -> bool:
@@ -179,6 +174,13 @@ def make_plan(backend: Backend, wanted: t.Sequence[Wanted], policy: Policy, fixe
     )
 
 
+def _change(server: Server, weight: int | None, state: str | None) -> Change:
+    now = server.state
+    target_weight, target_state = server.weight if weight is None else weight, state or now
+    before, after = server.weight if now == "ready" else 0, target_weight if target_state == "ready" else 0
+    return Change(server, target_weight, target_state, weight is not None, before, after)
+
+
 def make_undo(now: Backend, done: Plan) -> Plan:
     """The way back from ``now``, in the same order of phases, to what the servers of ``done`` were before it.
 
@@ -187,7 +189,7 @@ def make_undo(now: Backend, done: Plan) -> Plan:
     """
     known = now.by_name()
     back = [
-        Change(known[change.name], change.server.weight, change.server.state, True)
+        _change(known[change.name], change.server.weight, change.server.state)
         for change in done.changes
         if change.name in known
     ]
@@ -290,7 +292,8 @@ def differences(backend: Backend, plan: Plan) -> list[str]:
 
 def refuse_unsafe_lowering(now: Backend, plan: Plan, policy: Policy) -> None:
     """Judge the end state once more on what is true now: much may have gone down while the new side was waited for."""
-    arrived = [replace(change, server=now.server(change.name)) for change in plan.changes]
+    servers = now.by_name()
+    arrived = [change._replace(server=servers[change.name]) for change in plan.changes]
     down = [change.server.name for change in arrived if change.name in plan.await_health and not change.server.usable]
     if down:
         raise HaproxyError(f"{', '.join(down)} went down right after it was let in, so nothing was taken out")
@@ -303,15 +306,7 @@ def _targets(backend: Backend, wanted: t.Sequence[Wanted]) -> list[Change]:
     if unknown:
         some = ", ".join(list(known)[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
         raise Refused(f"backend {backend.name} has no server {', '.join(unknown)}; it has {some}")
-    return [
-        Change(
-            known[item.name],
-            known[item.name].weight if item.weight is None else item.weight,
-            known[item.name].state if item.state is None else item.state,
-            item.weight is not None,
-        )
-        for item in wanted
-    ]
+    return [_change(known[item.name], item.weight, item.state) for item in wanted]
 
 
 def _refuse_inherited(backend: Backend, change: Change) -> None:
@@ -387,7 +382,8 @@ def _warnings(backend: Backend, changes: t.Sequence[Change]) -> list[str]:
     kept_off = [change.name for change in changes if change.agent_off and not change.agent_returns]
     if kept_off:
         found.append(
-            f"the agent-check of {', '.join(kept_off)} is off, as it would overwrite the change; it is given back when the server is ready at its configured weight again"
+            f"the agent-check of {', '.join(kept_off)} is off, as it would overwrite the change; it is given back when "
+            "the server is ready at its configured weight again"
         )
     given_back = [change.name for change in changes if change.agent_returns]
     if given_back:

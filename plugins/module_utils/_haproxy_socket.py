@@ -78,7 +78,7 @@ def _is_loopback(host: str, port: int) -> bool:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as exc:
         raise HaproxyError(f"socket host {host!r} cannot be resolved: {exc.strerror or exc}") from exc
-    return all(ipaddress.ip_address(str(info[4][0]).split("%")[0]).is_loopback for info in found)
+    return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in found)
 
 
 class AdminSocket:

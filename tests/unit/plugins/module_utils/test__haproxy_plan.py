@@ -84,11 +84,11 @@ class Simulated:
     @staticmethod
     def _changed(old: Server, verb: str, value: str) -> Server:
         if verb == "weight":
-            return replace(old, weight=int(value))
+            return old._replace(weight=int(value))
         if verb == "agent":
-            return replace(old, agent=value)
+            return old._replace(agent=value)
         assert not (old.state == "maint" and value == "ready"), f"{old.name} went from maint straight to ready"
-        return replace(old, admin=ADMIN[value])
+        return old._replace(admin=ADMIN[value])
 
     def carry_out(self, plan: Plan) -> None:
         for commands in (plan.park, plan.raises, plan.lowers, plan.close, plan.release):

@@ -1,0 +1,141 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What changing many servers costs, beside what it is measured against, in one run. Only ratios are judged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import typing as t
+
+import pytest
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import Request, change_backend
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy, Wanted
+from e2e.lab import Lab
+
+TASKS = 10  # of each kind, in turns
+SERVERS = 100
+MANY_SERVERS = 1000
+ROUNDS = 15
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def backend(servers: int) -> str:
+    lines = "".join(f"    server s{i} {{host}}:8081 weight 10\n" for i in range(servers))
+    return f"backend shop\n    balance roundrobin\n{lines}"
+
+
+def playbook(lab: Lab) -> list[dict[str, t.Any]]:
+    """Pings and changes of a hundred servers in turns, then the same hundred in a loop over community.general.haproxy."""
+    tasks: list[dict[str, t.Any]] = [{"name": "warm up", "ansible.builtin.ping": {}}]
+    for weight in range(1, TASKS + 1):
+        change = {
+            "socket": lab.socket,
+            "backend": "shop",
+            "allow_unchecked": True,
+            "servers": [{"name": f"s{i}", "weight": weight} for i in range(SERVERS)],
+        }
+        tasks.append({"name": "ping", "ansible.builtin.ping": {}})
+        tasks.append({"name": "one task", "steady.rollout.haproxy_backend": change})
+    each = {"socket": lab.socket, "backend": "shop", "host": "{{ item }}", "state": "enabled", "weight": "99"}
+    loop = {"name": "loop", "community.general.haproxy": each, "loop": [f"s{i}" for i in range(SERVERS)]}
+    return [{"hosts": "localhost", "gather_facts": False, "tasks": [*tasks, loop]}]
+
+
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Seconds of every task, by its name."""
+    folder = tmp_path_factory.mktemp("speed")
+    with Lab(backend(SERVERS), apps=1) as lab:
+        (folder / "play.json").write_text(json.dumps(playbook(lab)))
+        env = {
+            **os.environ,
+            "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
+            "ANSIBLE_CALLBACKS_ENABLED": "task_seconds",
+            "TASK_SECONDS": str(folder / "seconds"),
+        }
+        ansible = [os.path.join(os.path.dirname(sys.executable), "ansible-playbook"), "-i", "localhost,", "-c", "local"]
+        options = ["-e", f"ansible_python_interpreter={sys.executable}", str(folder / "play.json")]
+        done = subprocess.run([*ansible, *options], env=env, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert {weight for weight, _admin in lab.raw().values()} == {99}, "the loop did its work too"
+    found: dict[str, list[float]] = {}
+    for line in (folder / "seconds").read_text().splitlines():
+        name, spent = json.loads(line)
+        found.setdefault(name, []).append(spent)
+    return found
+
+
+def test_one_task_for_a_hundred_servers_costs_at_most_one_and_a_half_pings(seconds: dict[str, list[float]]) -> None:
+    ping, ours = statistics.median(seconds["ping"]), statistics.median(seconds["one task"])
+    print(f"\nansible.builtin.ping {ping:.3f} s, {SERVERS} servers in one task {ours:.3f} s: {ours / ping:.2f} times")
+    assert ours <= 1.5 * ping
+
+
+def test_one_task_for_a_hundred_servers_is_sixty_times_faster_than_a_loop(seconds: dict[str, list[float]]) -> None:
+    ours, (loop,) = statistics.median(seconds["one task"]), seconds["loop"]
+    print(
+        f"\n{SERVERS} servers in one task {ours:.3f} s, looped over community.general.haproxy {loop:.1f} s: {loop / ours:.0f} times"
+    )
+    assert loop >= 60 * ours
+
+
+def raw_pipeline(path: str, commands: list[str]) -> float:
+    """Seconds that a bare socket in prompt mode needs for the commands, its replies counted but not looked at."""
+    text = "".join(command + "\n" for command in commands).encode()
+    began = time.perf_counter()
+    with socket.socket(socket.AF_UNIX) as conn:
+        conn.connect(path)
+        conn.sendall(b"prompt\n")
+        conn.recv(100)
+        conn.setblocking(False)
+        answered, sent = 0, 0
+        while answered < len(commands):
+            with contextlib.suppress(BlockingIOError):
+                sent += conn.send(text[sent:]) if sent < len(text) else 0
+            with contextlib.suppress(BlockingIOError):
+                answered += conn.recv(1 << 18).count(b"\n> ")
+    return time.perf_counter() - began
+
+
+def module_call(lab: Lab, weight: int) -> float:
+    """Seconds of what haproxy_backend does between its parameters and its result."""
+    request = Request(
+        address=lab.socket,
+        backend="shop",
+        wanted=tuple(Wanted(f"s{i}", weight) for i in range(MANY_SERVERS)),
+        policy=Policy(allow_unchecked=True),
+    )
+    began = time.perf_counter()
+    change_backend(request)
+    return time.perf_counter() - began
+
+
+def test_a_thousand_servers_cost_at_most_three_times_a_raw_pipelined_socket() -> None:
+    """The raw socket sends what a careful change needs: read, change, read back. It judges nothing."""
+    alone: list[float] = []
+    raw: list[float] = []
+    ours: list[float] = []
+    with Lab(backend(MANY_SERVERS), apps=1, top="") as lab:
+        number = lab.ask("show servers state shop").splitlines()[2].split()[0]
+        state = "show servers state shop"
+        for weight in range(1, ROUNDS + 1):
+            weights = [f"set server shop/s{i} weight {100 + weight}" for i in range(MANY_SERVERS)]
+            alone.append(raw_pipeline(lab.socket, weights))
+            raw.append(raw_pipeline(lab.socket, [state, f"show stat {number} 6 -1", *weights, state]))
+            ours.append(module_call(lab, weight))
+            assert {value for value, _admin in lab.raw().values()} == {weight}
+    blind, bare, full = (statistics.median(times) * 1e3 for times in (alone, raw, ours))
+    print(
+        f"\n{MANY_SERVERS} servers read, changed and read back: {full:.1f} ms here, {bare:.1f} ms by a raw socket: "
+        f"{full / bare:.2f} times; a raw socket that changes and reads nothing takes {blind:.1f} ms: {full / blind:.2f} times"
+    )
+    assert full <= 3 * bare
