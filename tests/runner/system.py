@@ -19,6 +19,7 @@ PACKAGES = {
     "dockerd": "docker.io",
     "git": "git",
     "haproxy": "haproxy",
+    "openssl": "openssl",
     "shellcheck": "shellcheck",
     "wrk": "wrk",
 }

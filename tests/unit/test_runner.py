@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from runner import cli, processes
 
 ROOT = Path(__file__).resolve().parents[2]
