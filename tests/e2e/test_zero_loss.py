@@ -13,11 +13,11 @@ import sys
 import typing as t
 
 import pytest
+
+from e2e.lab import haproxy_command, poll
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
 from local_fleet.load import Load, Profile
-
-from e2e.lab import haproxy_command, poll
 
 VERSIONS = [
     pytest.param("oldest", marks=pytest.mark.containers),
