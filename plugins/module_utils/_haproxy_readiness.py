@@ -83,8 +83,8 @@ def _socket_findings(top: Section, socket: str) -> t.Iterator[Finding]:
         if _is_open_to_the_network(words[0]):
             problem = f"The admin socket {words[0]} is open to the network, without a password."
             yield Finding(True, problem, "global", line)
-    paths = [_socket_path(words[0]) for words in admin]
-    if socket not in paths:
+    paths = [_socket_path(words[0]) for words in admin if not _is_open_to_the_network(words[0])]
+    if paths and socket not in paths:
         problem = f"The admin socket is at {paths[0]}, not at {socket}."
         yield Finding(True, problem, "the inventory", f"haproxy_socket and rollout_haproxy_socket: {paths[0]}")
 

@@ -32,7 +32,7 @@ class HostError(Exception):
     """A test host does not work; the message says what it said."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def image_of(release: str) -> str:
     """The name of an image of a Debian release, made where there is none."""
     made = subprocess.run([str(BUILD), release], stdout=subprocess.PIPE, text=True, check=False, timeout=BUILD_SECONDS)

@@ -16,6 +16,7 @@ import typing as t
 from dataclasses import dataclass
 
 import pytest
+
 from e2e.hosts import Host, image_of
 
 pytestmark = pytest.mark.containers
@@ -123,6 +124,7 @@ class Made:
     written_by_check: set[str]
     first: Run
     second: Run
+    config: str
 
 
 @pytest.fixture(scope="module", params=[OLDEST, NEWEST])
@@ -134,16 +136,18 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         before = written(host)
         checked = apply(host, folder, SHOP, "--check", "--diff")
         after = written(host)
-        yield Made(host, checked, after - before, apply(host, folder, SHOP), apply(host, folder, SHOP, "--diff"))
+        first, second = (apply(host, folder, SHOP, "--diff") for _ in range(2))
+        yield Made(host, checked, after - before, first, second, host.read(CONFIG))
 
 
 @pytest.fixture
-def ready(made: Made, tmp_path: pathlib.Path) -> Host:
-    """A host that the role made ready, as after its first run."""
-    assert apply(made.host, tmp_path, SHOP).code == 0
+def ready(made: Made) -> t.Iterator[Host]:
+    """A host that the role made ready; afterwards it is so again."""
+    yield made.host
+    made.host.write(CONFIG, made.config)
+    made.host.run("systemctl", "reload", "haproxy")
     for name, weight in (("web1", 100), ("web2", 50)):
         ask(made.host, f"set server shop/{name} state ready; set server shop/{name} weight {weight}")
-    return made.host
 
 
 def test_check_mode_on_a_host_without_haproxy_changes_nothing(made: Made) -> None:
@@ -228,14 +232,10 @@ def test_a_configuration_that_does_not_run_is_taken_back(ready: Host, tmp_path: 
 
 @pytest.mark.parametrize("line", ["no-such-word", "listen more\n    bind 192.0.2.1:8000\n"], ids=["word", "bind"])
 def test_a_reload_by_hand_fails_when_the_configuration_is_not_taken(ready: Host, line: str) -> None:
-    config, old = ready.read(CONFIG), worker(ready)
-    try:
-        ready.write(CONFIG, f"{config}\n{line}\n")
-        assert ready.run("systemctl", "reload", "haproxy", check=False).returncode == 1
-        assert worker(ready) == old
-    finally:
-        ready.write(CONFIG, config)
-        ready.run("systemctl", "reload", "haproxy")
+    old = worker(ready)
+    ready.write(CONFIG, f"{ready.read(CONFIG)}\n{line}\n")
+    assert ready.run("systemctl", "reload", "haproxy", check=False).returncode == 1
+    assert worker(ready) == old
 
 
 @pytest.fixture(scope="module")
