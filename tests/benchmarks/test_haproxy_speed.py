@@ -19,6 +19,7 @@ import typing as t
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import Request, change_backend
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy, Wanted
+
 from e2e.lab import Lab
 
 TASKS = 10  # of each kind, in turns
