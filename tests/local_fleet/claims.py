@@ -9,6 +9,7 @@ file, and is given up by the kernel when its last holder ends. A fleet's supervi
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import shutil
@@ -21,6 +22,7 @@ from local_fleet.layout import NUMBERS
 from local_fleet.supervisor import DOCKER_SECONDS, FleetError, remove_containers
 
 CONTAINER_LABEL = "steady.fleet"  # its value is the claim's name
+CONTAINER_FORMAT = f'{{{{.Names}}}} {{{{.Label "{CONTAINER_LABEL}"}}}}'
 
 
 def claim_name(number: int) -> str:
@@ -63,14 +65,13 @@ def sweep() -> None:
     for path in glob.glob(glob.escape(prefix) + "*-*"):
         word = path[len(prefix) :].partition("-")[0]
         if word.isdigit() and os.stat(path).st_uid == os.geteuid():
-            _while_claimed(int(word), lambda path=path: shutil.rmtree(path, ignore_errors=True))
+            _while_claimed(int(word), functools.partial(shutil.rmtree, path, ignore_errors=True))
 
 
 def sweep_containers() -> None:
     """Remove the containers of fleets that are gone."""
     listed = subprocess.run(
-        ["docker", "ps", "--all", "--filter", f"label={CONTAINER_LABEL}"]
-        + ["--format", '{{.Names}} {{.Label "%s"}}' % CONTAINER_LABEL],
+        ["docker", "ps", "--all", f"--filter=label={CONTAINER_LABEL}", f"--format={CONTAINER_FORMAT}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -82,10 +83,10 @@ def sweep_containers() -> None:
         name, _space, owner = line.partition(" ")
         word = owner.rpartition("-")[2]
         if word.isdigit() and owner == claim_name(int(word)):
-            _while_claimed(int(word), lambda name=name: remove_containers([name]))
+            _while_claimed(int(word), functools.partial(remove_containers, [name]))
 
 
-def _while_claimed(number: int, act: t.Callable[[], None]) -> None:
+def _while_claimed(number: int, act: t.Callable[[], object]) -> None:
     """Act if nobody holds the number, holding it meanwhile so that no new fleet takes it."""
     holder = claim(number)
     if holder is not None:

@@ -29,6 +29,7 @@ from local_fleet.layout import BACKEND, LOAD_BALANCERS, NO_STATE, Layout, Option
 from local_fleet.supervisor import FleetError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+DETACHED_NUMBER = 10  # of the fleet that `up` starts: inventories/local knows its place
 MAX_SOCKET_PATH = 90  # of 107: HAProxy binds a longer, temporary name first
 UP_SECONDS = 15.0
 RELOAD_SECONDS = 15.0
@@ -415,6 +416,11 @@ class Fleet(RunningFleet):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def detached_directory() -> str:
+    """Where the fleet that `up` starts is: STEADY_FLEET, or a place in the user's cache. inventories/local looks there."""
+    return os.environ.get("STEADY_FLEET") or os.path.expanduser("~/.cache/steady-rollout/fleet")
 
 
 @functools.cache

@@ -26,12 +26,19 @@ class Crash:
         return end >= self.time - SLACK and (self.until is None or start <= self.until)
 
 
+class Killer(t.NamedTuple):
+    """The release, and the host it ran on, whose crash killed a request."""
+
+    release: str
+    host: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Incidents:
-    """The crashes of a fleet, and the release and host that killed a request, by request id."""
+    """The crashes of a fleet, and who killed a request, by request id."""
 
     crashes: tuple[Crash, ...] = ()
-    killed: t.Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    killed: t.Mapping[str, Killer] = dataclasses.field(default_factory=dict)
 
     def crash_of(self, host: str | None, start: float, end: float) -> Crash | None:
         """The crash that had `host` down at some moment from `start` to `end`."""
@@ -53,6 +60,6 @@ def find_crashes(events: t.Iterable[t.Mapping[str, t.Any]]) -> tuple[Crash, ...]
     return tuple(crashes)
 
 
-def find_killed(notes: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, tuple[str, str]]:
-    """(release, host) by the id of each request that a crash killed, from what crashing apps noted."""
-    return {request: (note["release"], note["host"]) for note in notes for request in note["requests"]}
+def find_killed(notes: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, Killer]:
+    """Who killed a request, by the id of each, from what crashing apps noted."""
+    return {request: Killer(note["release"], note["host"]) for note in notes for request in note["requests"]}

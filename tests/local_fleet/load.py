@@ -27,16 +27,15 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import typing as t
 import zlib
 
 import h11
 
-from local_fleet import supervisor
-from local_fleet.fleet import FleetError, RunningFleet, poll
+from local_fleet.fleet import poll
 from local_fleet.incidents import Incidents
+from local_fleet.supervisor import FleetError
 from local_fleet.tally import Record, Summary, Terms, summarise
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -184,6 +183,10 @@ class Exchange:
         self._due = due
         self._sent = time.monotonic()
 
+    def age(self) -> float:
+        """Seconds since it was to be sent."""
+        return time.monotonic() - self._sent
+
     def finish(self, broken: str) -> None:
         """Record the request, the first time this is called."""
         if self.finished:
@@ -197,7 +200,7 @@ class Exchange:
             Record(
                 due=self._generator.unix_time(self._due),
                 late_ms=round((self._sent - self._due) * 1000, 3),
-                ms=round((time.monotonic() - self._sent) * 1000, 3),
+                ms=round(self.age() * 1000, 3),
                 asked_ms=self.request.asked_ms,
                 lb=self.target.name,
                 method=self.request.method,
@@ -243,7 +246,7 @@ class Connection(asyncio.Protocol):
         exchange.reused = self._used
         self._used = True
         self._exchange = exchange
-        self._timer = asyncio.get_running_loop().call_later(self._timeout, self._give_up)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout - exchange.age(), self._give_up)
         headers = [("Host", self._target.name), ("X-Request-Id", request.request_id)]
         if request.body:
             headers.append(("Content-Length", str(len(request.body))))
@@ -263,6 +266,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(_name_error(exc) if exc else "the connection was closed")
+        self.drop()
+
+    def drop(self) -> None:
+        """The connection does not, or will not, exist."""
         if self._kept:
             self._kept = False
             self._target.forget(self)
@@ -392,8 +399,7 @@ class Generator:
             connecting = loop.create_connection(lambda: connection, target.address, target.port)
             await asyncio.wait_for(connecting, self._profile.timeout)
         except (OSError, asyncio.TimeoutError) as error:
-            if exchange.request.keep_alive:
-                target.open -= 1
+            connection.drop()
             exchange.finish(f"cannot connect: {_name_error(error)}")
             return
         connection.send(exchange)
@@ -442,10 +448,7 @@ def main() -> int:
     parser.add_argument("profile", help="a Profile as JSON")
     parser.add_argument("targets", help='JSON: {"lb1": "address:port", ...}')
     parser.add_argument("--seconds", type=float, help="how long to send; until standard input ends if not given")
-    parser.add_argument("--owner", type=int, help="the pid with whose end this ends")
     arguments = parser.parse_args()
-    if arguments.owner:
-        supervisor.die_with_parent(signal.SIGTERM, arguments.owner)
     asyncio.run(generate(Profile(**json.loads(arguments.profile)), json.loads(arguments.targets), arguments.seconds))
     return 0
 
@@ -454,10 +457,24 @@ def main() -> int:
 # The owner's side
 
 
+class Loadable(t.Protocol):
+    """What a load needs to know of a fleet."""
+
+    @property
+    def load_balancers(self) -> t.Sequence[str]:
+        """The names of the load balancers."""
+
+    def endpoint(self, host: str) -> str:
+        """address:port of one."""
+
+    def incidents(self) -> Incidents:
+        """The crashes so far."""
+
+
 class Load:
     """A load on the load balancers of a fleet, while the `with` block runs."""
 
-    def __init__(self, fleet: RunningFleet, profile: Profile | None = None, terms: Terms | None = None) -> None:
+    def __init__(self, fleet: Loadable, profile: Profile | None = None, terms: Terms | None = None) -> None:
         self.profile = profile or Profile()
         self.terms = terms or Terms()
         self.usage: dict[str, float] = {}  # of the generator, once stopped: cpu_s, seconds
@@ -479,10 +496,10 @@ class Load:
         """Start and wait for the first answers. Raises FleetError."""
         targets = {name: self._fleet.endpoint(name) for name in self._fleet.load_balancers}
         command = [sys.executable, "-m", "local_fleet.load", json.dumps(dataclasses.asdict(self.profile))]
-        command += [json.dumps(targets), "--owner", str(os.getpid())]
+        command += [json.dumps(targets)]
         path = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
-        # Files without names: no pipe that fills up when the owner is busy, and nothing to remove.
-        self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        # Files in memory: no pipe that fills up when the owner is busy, and nothing to remove.
+        self._output, self._errors = os.memfd_create("records"), os.memfd_create("errors")
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -536,8 +553,8 @@ class Load:
 
     def _take_records(self) -> None:
         """Read what the generator wrote since the last time."""
-        size = os.fstat(self._output.fileno()).st_size
-        data = self._rest + os.pread(self._output.fileno(), size - self._offset, self._offset)
+        size = os.fstat(self._output).st_size
+        data = self._rest + os.pread(self._output, size - self._offset, self._offset)
         self._offset = size
         *lines, self._rest = data.split(b"\n")
         for line in lines:
@@ -548,15 +565,15 @@ class Load:
                 self.usage = values
 
     def _said(self) -> str:
-        return os.pread(self._errors.fileno(), 4000, 0).decode(errors="replace").strip()
+        return os.pread(self._errors, 4000, 0).decode(errors="replace").strip()
 
     def _reap(self) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.wait()
         self._process.stdin.close()
-        self._output.close()
-        self._errors.close()
+        os.close(self._output)
+        os.close(self._errors)
         self._process = None
 
 

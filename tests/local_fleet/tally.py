@@ -69,8 +69,8 @@ def _without_an_answer(record: Record, incidents: Incidents) -> Outcome:
     """A broken answer, or one that the load balancer made: harmed if a crash did it, else lost."""
     cause = record.broken or f"{record.lb} itself answered {record.status}"
     if record.request_id in incidents.killed:
-        release, host = incidents.killed[record.request_id]
-        return Outcome(HARMED, release, host, f"{cause}: killed by the crash of {host}")
+        killer = incidents.killed[record.request_id]
+        return Outcome(HARMED, killer.release, killer.host, f"{cause}: killed by the crash of {killer.host}")
     host = record.host or record.server
     sent = record.due + record.late_ms / 1000
     crash = incidents.crash_of(host, sent, sent + record.ms / 1000)
@@ -206,4 +206,4 @@ def spread(values: t.Sequence[float]) -> Spread:
         return Spread()
     ordered = sorted(values)
     ranks = [ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 95, 99)]
-    return Spread(*ranks, ordered[-1])
+    return Spread(ranks[0], ranks[1], ranks[2], ordered[-1])
