@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import os
 import pathlib
@@ -18,6 +19,7 @@ import time
 import typing as t
 
 import pytest
+import trustme
 from ansible_collections.steady.rollout.plugins.module_utils._probe import Target, Try, parse_targets
 from ansible_collections.steady.rollout.plugins.module_utils._probe_expect import ProbeError
 from ansible_collections.steady.rollout.plugins.module_utils._probe_http import Prober, Tls, tls_context
@@ -585,8 +587,8 @@ class Authority:
             "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         )  # fmt: skip
 
-    def sign(self, name: str, alternatives: str, days: int = 2) -> tuple[str, str]:
-        """Paths of a certificate and of its key; `days` may have passed already."""
+    def sign(self, name: str, alternatives: str) -> tuple[str, str]:
+        """Paths of a certificate and of its key."""
         cert, key, request, extensions = (self._path(f"{name}.{end}") for end in ("pem", "key", "csr", "ext"))
         pathlib.Path(extensions).write_text(
             f"subjectAltName={alternatives}\nauthorityKeyIdentifier=keyid\nbasicConstraints=CA:FALSE\n",
@@ -598,7 +600,7 @@ class Authority:
         )  # fmt: skip
         self._openssl(
             "x509", "-req", "-in", request, "-CA", self.file, "-CAkey", self._path("ca.key"), "-CAcreateserial",
-            "-days", str(days), "-extfile", extensions, "-out", cert,
+            "-days", "2", "-extfile", extensions, "-out", cert,
         )  # fmt: skip
         return cert, key
 
@@ -684,9 +686,16 @@ def test_certificate_for_another_name_is_refused(serve_tls: ServeTls, authority:
     assert str(result.reason).startswith("has a certificate that is not accepted: Hostname mismatch")
 
 
-def test_expired_certificate_is_refused(serve_tls: ServeTls, authority: Authority) -> None:
-    expired = authority.sign("expired.test", "IP:127.0.0.1", days=-1)
-    result = ask_tls(serve_tls(expired), Tls(ca_path=authority.file))
+def test_expired_certificate_is_refused(serve_tls: ServeTls, tmp_path: pathlib.Path) -> None:
+    # No option of openssl's command makes a past date on every version of it.
+    authority = trustme.CA()
+    yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+    expired = authority.issue_cert("127.0.0.1", not_after=yesterday)
+    cert, key, ca = (str(tmp_path / name) for name in ("cert.pem", "key.pem", "ca.pem"))
+    authority.cert_pem.write_to_path(ca)
+    expired.private_key_pem.write_to_path(key)
+    expired.cert_chain_pems[0].write_to_path(cert)
+    result = ask_tls(serve_tls((cert, key)), Tls(ca_path=ca))
     assert result.reason == "has a certificate that is not accepted: certificate has expired"
 
 
