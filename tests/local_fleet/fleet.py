@@ -33,6 +33,7 @@ DETACHED_NUMBER = 10  # of the fleet that `up` starts: inventories/local knows i
 MAX_SOCKET_PATH = 90  # of 107: HAProxy binds a longer, temporary name first
 UP_SECONDS = 15.0
 RELOAD_SECONDS = 15.0
+DRAIN_SECONDS = 30.0
 END_SECONDS = 40.0  # a container takes its time to go
 VERSION_SECONDS = 60.0
 ANSWER_SECONDS = 60.0
@@ -138,6 +139,28 @@ class RunningFleet:
         """Write the release file of an app host, which it reads when it starts."""
         _write(self.path(host, "release.json"), json.dumps(app.as_json(release)) + "\n")
 
+    def deploy_drained(self, host: str, release: str, behaviour: str = "good", **values: t.Any) -> None:
+        """Deploy as it should be done: drain the host on every load balancer, and let it in again when it is UP.
+
+        Raises FleetError when it does not come up; it stays drained then.
+        """
+        self.set_state(host, "drain")
+        poll(lambda: self._is_idle(host), f"{host} is drained", DRAIN_SECONDS)
+        self.deploy(host, release, behaviour, **values)
+        self.wait_status("DRAIN", host)  # a drained host that is down shows DOWN
+        self.set_state(host, "ready")
+
+    def set_state(self, host: str, state: str) -> None:
+        """Set the state of an app host on every load balancer: ready, drain or maint. Raises FleetError."""
+        for name in LOAD_BALANCERS:
+            answer = self.ask(name, f"set server {BACKEND}/{host} state {state}").strip()
+            if answer:
+                raise FleetError(f"{name} did not set {host} to {state}: it said {answer!r}.")
+
+    def _is_idle(self, host: str) -> bool:
+        rows = [self.servers(name)[host] for name in LOAD_BALANCERS]
+        return all(row["scur"] == row["qcur"] == "0" for row in rows)
+
     def _order(self, asked: dict[str, t.Any]) -> dict[str, t.Any]:
         return self._order_all([asked])[0]
 
@@ -188,17 +211,22 @@ class RunningFleet:
         return [dict(zip(names, line.split(","))) for line in lines]
 
     def wait_up(self, *hosts: str) -> None:
-        """Wait until every load balancer sees these app hosts (default: all) fully UP. Raises FleetError."""
-        self.wait_status("UP", *(hosts or self.app_hosts))
+        """Wait until every load balancer sees these app hosts (default: all) fully UP, or does not check them.
+
+        Raises FleetError.
+        """
+        self._wait_statuses(("UP", "no check"), hosts or self.app_hosts)
 
     def wait_status(self, status: str, *hosts: str) -> None:
         """Wait until every load balancer shows a status (`UP`, `DOWN`, `MAINT`...) for app hosts. Raises FleetError."""
+        self._wait_statuses((status,), hosts)
 
+    def _wait_statuses(self, statuses: t.Sequence[str], hosts: t.Sequence[str]) -> None:
         def reached() -> bool:
             seen = [self.servers(name) for name in LOAD_BALANCERS]
-            return all(rows[host]["status"] == status for rows in seen for host in hosts)
+            return all(rows[host]["status"] in statuses for rows in seen for host in hosts)
 
-        poll(reached, f"the load balancers see {', '.join(hosts)} {status}", UP_SECONDS)
+        poll(reached, f"the load balancers see {', '.join(hosts)} {' or '.join(statuses)}", UP_SECONDS)
 
     def save_state(self, load_balancer: str) -> None:
         """Dump the runtime state to the file that the next reload reads."""

@@ -533,6 +533,11 @@ class Load:
         if code != 0 or not self.usage:
             raise FleetError(f"the load's generator ended early, with {code}. It said: {said}")
 
+    @property
+    def pid(self) -> int | None:
+        """The generator's pid while it runs."""
+        return self._process.pid if self._process is not None else None
+
     def records(self) -> list[Record]:
         """The requests that are finished so far."""
         if self._process is not None:
