@@ -29,7 +29,8 @@ STATE_FILE = "/var/lib/haproxy/server-state"
 SOCKET = "/run/haproxy/admin.sock"
 ASK = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1]); \
 s.sendall(sys.argv[2].encode()+b'\\n'); print(''.join(iter(lambda: s.recv(65536).decode(), '')))"
-SHOP = {
+SHOP: dict[str, t.Any] = {
+    "haproxy_reload_timeout": 8,
     "haproxy_frontends": [{"name": "web", "bind": ["127.0.0.1:8000"], "default_backend": "shop"}],
     "haproxy_backends": [
         {

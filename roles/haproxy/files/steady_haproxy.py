@@ -93,11 +93,18 @@ def reload_haproxy(arguments: argparse.Namespace) -> None:
 
 def pending(arguments: argparse.Namespace) -> int:
     """0 if the worker started before the configuration was last written, else 3."""
-    uptime = re.search(r"^Uptime_sec: (\d+)", ask(arguments.socket, "show info"), re.MULTILINE)
-    if not uptime:
-        raise Failure("HAProxy does not tell since when it runs.")
-    started = time.time() - int(uptime[1])
-    return 0 if os.stat(arguments.config).st_mtime > started else 3
+    pid = worker_pid(arguments.socket)
+    if not pid:
+        raise Failure(f"no worker answers on {arguments.socket}.")
+    return 0 if os.stat(arguments.config).st_mtime > start_time(pid) else 3
+
+
+def start_time(pid: int) -> float:
+    """When a process started, in seconds of the epoch. HAProxy's own Uptime_sec is too coarse."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+        ticks = int(stream.read().rpartition(")")[2].split()[19])
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def worker_pid(path: str) -> int | None:

@@ -1,0 +1,57 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Test hosts leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from e2e.hosts import Host, docker, image_of, remove_orphans
+
+pytestmark = pytest.mark.containers
+
+OWNER = """
+import sys
+from e2e.hosts import Host
+with Host(sys.argv[1]) as host:
+    print(host.id, flush=True)
+    sys.stdin.read()
+"""
+
+
+def is_there(container: str) -> bool:
+    return bool(docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"id={container}"))
+
+
+def fail_on(host: Host) -> None:
+    with host:
+        assert is_there(host.id)
+        raise ZeroDivisionError
+
+
+def test_a_host_is_gone_after_its_test_failed() -> None:
+    host = Host(image_of("forky"))
+    with pytest.raises(ZeroDivisionError):
+        fail_on(host)
+    assert not is_there(host.id)
+
+
+def test_the_host_of_a_killed_owner_is_removed_by_the_next() -> None:
+    command = [sys.executable, "-c", OWNER, image_of("forky")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert owner.stdout
+        container = owner.stdout.readline().strip()
+        remove_orphans()
+        assert is_there(container)
+    finally:
+        owner.kill()
+        owner.communicate()
+    remove_orphans()
+    assert not is_there(container)
