@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import string
 import typing as t
 
@@ -183,9 +184,7 @@ class Layout:
 
 def parse_version(text: str) -> tuple[int, int]:
     """(major, minor) out of what `haproxy -v` prints. Raises ValueError."""
-    for word in text.split():
-        major, _dot, rest = word.partition(".")
-        minor = rest.partition(".")[0]
-        if major.isdigit() and minor.isdigit():
-            return int(major), int(minor)
+    found = re.search(r"\b(\d+)\.(\d+)", text)
+    if found:
+        return int(found[1]), int(found[2])
     raise ValueError(f"this names no version of HAProxy: {text[:200]!r}")

@@ -173,7 +173,7 @@ def summarise(records: t.Sequence[Record], incidents: Incidents, terms: Terms) -
     counts: list[dict[t.Any, Count]] = [collections.defaultdict(Count) for _table in range(4)]
     total, statuses = Count(), collections.Counter[int]()
     bad: dict[str, list[dict[str, t.Any]]] = {LOST: [], HARMED: []}
-    for record in sorted(records):
+    for record in sorted(records, key=lambda record: record.due):
         outcome = classify(record, incidents, terms)
         total.add(outcome.kind)
         statuses[record.status] += 1
