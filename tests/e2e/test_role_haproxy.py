@@ -137,7 +137,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         before = written(host)
         checked = apply(host, folder, SHOP, "--check", "--diff")
         after = written(host)
-        first, second = (apply(host, folder, SHOP, "--diff") for _ in range(2))
+        first, second = (apply(host, folder, SHOP, "--diff") for _run in range(2))
         yield Made(host, checked, after - before, first, second, host.read(CONFIG))
 
 
