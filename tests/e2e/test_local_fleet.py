@@ -125,16 +125,15 @@ def test_options_change_the_fleet(start_fleet: t.Callable[..., Fleet]) -> None:
 def test_an_error_of_the_load_balancer_names_the_server_but_no_release(
     start_fleet: t.Callable[..., Fleet], version: str
 ) -> None:
-    fleet = start_fleet(apps=1, haproxy_command=haproxy_command(version))
-    answer = []
-    client = threading.Thread(target=lambda: answer.append(get(fleet.endpoint("lb1"), "/slow?ms=15000")))
-    client.start()
-    poll(lambda: fleet.servers("lb1")["web1"]["scur"] == "1", "a request in flight", SECONDS)
-    fleet.kill("web1")
-    client.join()
-    assert answer[0].status == 502
-    assert answer[0].getheader("X-Server") == "web1"
-    assert answer[0].getheader("X-Release") is None
+    fleet = start_fleet(
+        apps=1, haproxy_command=haproxy_command(version), extra_defaults=["timeout server 200ms", "retries 0"]
+    )
+    late = get(fleet.endpoint("lb1"), "/slow?ms=5000")
+    assert (late.status, late.getheader("X-Server"), late.getheader("X-Release")) == (504, "web1", None)
+    fleet.stop("web1")
+    fleet.wait_status("DOWN", "web1")
+    nobody = get(fleet.endpoint("lb1"))
+    assert (nobody.status, nobody.getheader("X-Server"), nobody.getheader("X-Release")) == (503, "<NOSRV>", None)
 
 
 # --- Releases

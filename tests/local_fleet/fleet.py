@@ -268,8 +268,10 @@ class RunningFleet:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time used so far, by class of process."""
-        status = self.status()
+        answer = self._order({"op": "status"})
+        status = answer["hosts"]
         return {
+            "supervisor": _cpu_seconds(answer["supervisor"]),
             "app": sum(_cpu_seconds(pid) for host in self.app_hosts for pid in status[host]["pids"]),
             "haproxy": sum(_cpu_seconds(pid) for host in LOAD_BALANCERS for pid in status[host]["pids"]),
         }

@@ -312,7 +312,8 @@ class Supervisor:
     async def _do(self, asked: dict[str, t.Any]) -> dict[str, t.Any]:
         operation = asked["op"]
         if operation == "status":
-            return {"hosts": {name: process.describe() for name, process in self._processes.items()}}
+            hosts = {name: process.describe() for name, process in self._processes.items()}
+            return {"supervisor": os.getpid(), "hosts": hosts}
         if operation == "shutdown":
             self._ended.set()
             return {}
