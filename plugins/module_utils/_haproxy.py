@@ -10,6 +10,8 @@ is None, never 0.
 
 from __future__ import annotations
 
+import csv
+import io
 import typing as t
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -19,6 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
 # Bits of srv_admin_state (SRV_ADMF_* in HAProxy's server-t.h), a decimal number. 0x04 (`disabled` in the
 # configuration) and 0x40 (FQDN changed) do not by themselves keep traffic away.
 FORCED_MAINT, INHERITED_MAINT, FORCED_DRAIN, INHERITED_DRAIN, DNS_MAINT = 0x01, 0x02, 0x08, 0x10, 0x20
+CONFIGURED_MAINT = 0x04
 MAINT = FORCED_MAINT | INHERITED_MAINT | DNS_MAINT
 DRAIN = FORCED_DRAIN | INHERITED_DRAIN
 # srv_op_state: starting (slowstart ramps it up) and running take traffic; stopped and stopping (disable-on-404) do not.
@@ -80,7 +83,15 @@ class Server(t.NamedTuple):
     server_aborts: int | None = None
 
     @property
+    def own_state(self) -> str:
+        """What the server itself was told to be, whatever it inherits from a tracked server or from DNS."""
+        if self.admin & FORCED_MAINT:
+            return "maint"
+        return "drain" if self.admin & FORCED_DRAIN else "ready"
+
+    @property
     def state(self) -> str:
+        """What it is, for whatever reason."""
         if self.admin & MAINT:
             return "maint"
         return "drain" if self.admin & DRAIN else "ready"
@@ -116,7 +127,19 @@ class Backend:
     mode: str | None = None
 
     def server(self, name: str) -> Server:
-        return self.by_name()[name]
+        """Raises HaproxyError when it is not there: a server can be deleted at run time."""
+        for server in self.servers:
+            if server.name == name:
+                return server
+        raise HaproxyError(f"backend {self.name} has no server {name} any more")
+
+    def several(self, names: t.Collection[str]) -> list[Server]:
+        """The servers of these names, in their order. Raises HaproxyError."""
+        known = self.by_name()
+        gone = [name for name in names if name not in known]
+        if gone:
+            raise HaproxyError(f"backend {self.name} has no server {', '.join(gone)} any more")
+        return [known[name] for name in names]
 
     def by_name(self) -> dict[str, Server]:
         return {server.name: server for server in self.servers}
@@ -142,11 +165,12 @@ def parse_servers_state(name: str, text: str) -> Backend:
     try:
         pick = itemgetter(*(names.index(column) for column in _STATE_COLUMNS))
         rows = [pick(line.split(" ")) for line in lines[2:] if line]
+        servers = tuple(_server(row) for row in rows)
     except (ValueError, IndexError) as exc:
-        raise HaproxyError(f"`show servers state {name}` lacks columns: {lines[1][:200]!r}") from exc
+        raise HaproxyError(f"`show servers state {name}` cannot be read: {exc} after {lines[1][:200]!r}") from exc
     if not rows:
         raise HaproxyError(f"backend {name} has no servers")
-    return Backend(name, int(rows[0][0]), tuple(_server(row) for row in rows))
+    return Backend(name, int(rows[0][0]), servers)
 
 
 # Columns of `show servers state`, in the order in which _server takes them.
@@ -189,22 +213,24 @@ def with_stat(backend: Backend, text: str) -> Backend:
     names = lines[0][2:].split(",")
     # Rows are long (up to 206 columns for each of a thousand servers): what lies behind the last column needed stays uncut.
     columns = {
-        column: names.index(column) for column in (*_WORDS, *_NUMBERS, "mode", "algo", "svname") if column in names
+        column: names.index(column)
+        for column in (*_WORDS, *_NUMBERS, "mode", "algo", "svname", "type")
+        if column in names
     }
-    missing = [column for column in (*_WORDS, *_NUMBERS, "svname") if column not in columns]
+    missing = [column for column in (*_WORDS, *_NUMBERS, "svname", "type") if column not in columns]
     if missing:
         raise HaproxyError(f"`show stat` lacks the columns {', '.join(missing)}; HAProxy 2.2 or newer is needed")
-    cuts = max(columns.values()) + 1
-    rows = {row[columns["svname"]]: row for row in (line.split(",", cuts) for line in lines[1:] if line)}
-    unlisted = [server.name for server in backend.servers if server.name not in rows]
-    if unlisted:
-        raise HaproxyError(f"`show stat` does not list {', '.join(unlisted)}, which `show servers state` does")
-    total = rows.get("BACKEND", [])
-    algorithm, mode = (
-        total[columns[column]] or None if total and column in columns else None for column in ("algo", "mode")
-    )
-    pick = itemgetter(*(columns[column] for column in (*_WORDS, *_NUMBERS)))
-    servers = tuple(_with_row(server, pick(rows[server.name])) for server in backend.servers)
+    try:
+        lines_cut = _cut_rows(text, max(columns.values()) + 1)
+        rows = {row[columns["svname"]]: row for row in lines_cut if row[columns["type"]] == SERVER_ROW}
+        total = next((row for row in lines_cut if row[columns["type"]] == BACKEND_ROW), None)
+        pick = itemgetter(*(columns[column] for column in (*_WORDS, *_NUMBERS)))
+        servers = tuple(_with_row(server, pick(rows[server.name])) for server in backend.servers)
+    except (ValueError, IndexError, KeyError) as exc:
+        raise HaproxyError(
+            f"`show stat` for backend {backend.name} cannot be read: {type(exc).__name__} {exc}"
+        ) from exc
+    algorithm, mode = (total[columns[name]] or None if total and name in columns else None for name in ("algo", "mode"))
     if mode == "tcp":
         servers = tuple(
             server._replace(requests=server.connections, http_4xx=None, http_5xx=None) for server in servers
@@ -212,6 +238,18 @@ def with_stat(backend: Backend, text: str) -> Backend:
     return replace(backend, servers=servers, algorithm=algorithm, mode=mode)
 
 
+def _cut_rows(text: str, cuts: int) -> list[list[str]]:
+    """The rows below the header, cut at the first ``cuts`` commas.
+
+    What apps and agents answer is quoted there, with commas and even line ends in it; the reader for that is slower.
+    """
+    if '"' in text:
+        return [row for row in list(csv.reader(io.StringIO(text)))[1:] if row]
+    return [line.split(",", cuts) for line in text.splitlines()[1:] if line]
+
+
+# Values of the column `type`.
+BACKEND_ROW, SERVER_ROW = "1", "2"
 # How many fields of Server come from `show servers state`.
 _OF_STATE = Server._fields.index("backup")
 # Columns of `show stat`, in the order in which _with_row takes them.

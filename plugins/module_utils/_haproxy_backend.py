@@ -10,6 +10,7 @@ failure and what became of the undo are told.
 
 from __future__ import annotations
 
+import os
 import time
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -32,10 +33,11 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
     Plan,
     Policy,
     Refused,
+    Unsettled,
     Wanted,
     check_wanted,
     differences,
-    health_proofs,
+    emptied,
     make_plan,
     make_undo,
     refuse_unsafe_lowering,
@@ -48,12 +50,15 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
     checked_name,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_state_file import Survival
+from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive, exclusive_folder
 
 POLL_SECONDS = 0.1
 # How often a reload in the middle of a call is answered by doing it again on the new process.
 RELOADS_FOLLOWED = 3
-# How long `shutdown sessions` may take until the sessions are gone.
+# How long sessions may take to be gone after `shutdown sessions`, those of a queue included.
 CUT_SECONDS = 5.0
+# How long a request that slipped in before maint may take at least.
+LATE_SECONDS = 1.0
 # What a worker that was replaced answers to every change.
 REPLACED = "Proxy is disabled."
 
@@ -108,8 +113,7 @@ class Runtime:
     def read(self) -> tuple[Process, Backend]:
         """Everything HAProxy knows of the backend."""
         _process, backend = self.glance()
-        # By number, as a frontend may bear the same name. The process comes last: a worker that was replaced lists no
-        # servers here, and that must not be taken for a backend without any.
+        # By number, as a frontend may bear the same name. A worker that was replaced lists no servers here.
         stat, info = self.connection.run([f"show stat {backend.id} 6 -1", "show info"])
         process = parse_process(info)
         _refuse_replaced(process)
@@ -117,7 +121,8 @@ class Runtime:
 
     def glance(self) -> tuple[Process, Backend]:
         """Weights, states and check results only: several times faster than ``read``."""
-        info, servers = self.connection.run(["show info", f"show servers state {self.backend}"])
+        # The process comes last: only then is it known to have been in charge when it told the rest.
+        servers, info = self.connection.run([f"show servers state {self.backend}", "show info"])
         if "Can't find backend" in servers:
             raise HaproxyError(f"HAProxy on {self.connection.name} has no backend {self.backend}. Nothing was changed.")
         if "Permission denied" in servers:
@@ -146,18 +151,18 @@ class Runtime:
         more = f" (and {len(refused) - 1} more commands)" if len(refused) > 1 else ""
         raise HaproxyError(f"HAProxy refused `{refused[0][0]}`{more}: {refused[0][1]}")
 
-    def takes_only_configured_weights(self, backend: Backend) -> bool:
+    def takes_only_configured_weights(self, backend: Backend) -> bool | None:
         """Whether the algorithm is static. For hash algorithms HAProxy is asked to add a server without an address.
 
         That can never succeed; but a static backend is refused for being one first. HAProxy before 2.4 does not know
-        the command: there the change itself is refused, and undone.
+        the command, and None is returned: there the change itself is refused, and undone.
         """
         if backend.algorithm in STATIC_ALGORITHMS:
             return True
         if backend.algorithm is not None and backend.algorithm not in HASH_ALGORITHMS:
             return False
         (reply,) = self.connection.run([f"add server {backend.name}/{backend.servers[0].name}"])
-        return "dynamic load balancing" in reply
+        return None if "Unknown command" in reply else "dynamic load balancing" in reply
 
     def busy_connections(self, names: t.Collection[str]) -> dict[str, int]:
         """Connections in use per server. A worker that was replaced still tells this, when it tells no sessions."""
@@ -196,9 +201,19 @@ def change_backend(request: Request) -> Outcome:
     A reload in the middle voids what was done so far; it is done again on the new process.
     """
     check_wanted(request.wanted)
+    checked_name("backend", request.backend)
     call = _Call(request)
     try:
-        return call.run()
+        if request.check_mode:
+            return call.run()
+        # Two calls that each leave the other's server would together leave none.
+        patience = request.timeout + request.health_timeout + request.drain_timeout
+        with exclusive(f"{request.address}!{request.backend}", patience):
+            return call.run()
+    except LockError as exc:
+        raise HaproxyError(
+            f"another call is changing backend {request.backend}: its lock is {exc}. Nothing was changed; run again."
+        ) from exc
     finally:
         call.close()
 
@@ -210,7 +225,7 @@ class _Call:
         self.request = request
         self._connections: list[AdminSocket] = []
         self._first: Backend | None = None
-        self._touched = False
+        self._touched: dict[str, Server] = {}  # every server that was changed, as it was before the call
         self._warnings: list[str] = []
 
     def close(self) -> None:
@@ -218,18 +233,22 @@ class _Call:
             connection.close()
 
     def run(self) -> Outcome:
+        reason = HaproxyError("")
         for attempt in range(RELOADS_FOLLOWED + 1):
-            runtime = self._connect(patient=attempt > 0)
             try:
-                return self._attempt(runtime)
+                return self._attempt(self._connect(patient=attempt > 0))
             except (Reloaded, ConnectionLost) as exc:
                 reason = exc
                 self._warnings.append(
                     f"HAProxy was reloaded or restarted during the call ({exc}); it was done again on the new process"
                 )
-        raise HaproxyError(
-            f"HAProxy on {self._connections[-1].name} was reloaded or restarted {RELOADS_FOLLOWED + 1} times during this call, the last time: {reason}. "
-            "Find out who reloads it, read the backend's state, and run again."
+            except (HaproxyError, OSError, ValueError, LookupError) as exc:
+                raise self._undone(exc) from exc
+        raise self._undone(
+            HaproxyError(
+                f"HAProxy was reloaded or restarted {RELOADS_FOLLOWED + 1} times during this call, the last time: {reason}. "
+                "Find out who reloads it"
+            )
         )
 
     def _connect(self, patient: bool) -> Runtime:
@@ -249,85 +268,71 @@ class _Call:
 
     def _attempt(self, runtime: Runtime) -> Outcome:
         runtime.require_admin()
-        process, before = runtime.read()
+        process, before, plan = self._plan_once_settled(runtime)
         self._first = self._first or before
-        plan = self._plan(runtime, before)
         survival = self._survival(process)
         lag = state_file.lagging(survival.path, before, self._names())
         if self.request.check_mode:
-            after = _foretold(before, plan)
-            outdated = bool(state_file.lagging(survival.path, after, self._names()))
-            return Outcome(
-                bool(plan.changes) or outdated,
-                before,
-                after,
-                process,
-                survival,
-                bool(lag),
-                warnings=self._foreseen(plan, before),
-            )
-        self._touched = self._touched or bool(plan.changes)
-        cut, after = self._carry_out_or_undo(runtime, plan, before)
+            return self._foreseen(process, before, plan, survival, bool(lag))
+        for change in plan.changes:
+            self._touched.setdefault(change.name, self._first.server(change.name))
+        cut, after = self._carry_out(runtime, plan, before)
         wrote, survival = self._keep(runtime, survival, after)
         warnings = self._warnings + list(plan.warnings) + _slow_starts(after, plan)
-        return Outcome(self._touched or wrote, self._first, after, process, survival, bool(lag), cut, warnings)
+        return Outcome(bool(self._touched) or wrote, self._first, after, process, survival, bool(lag), cut, warnings)
 
-    def _plan(self, runtime: Runtime, before: Backend) -> Plan:
-        try:
-            return make_plan(before, self.request.wanted, self.request.policy, self._fixed_weights(runtime, before))
-        except Refused as exc:
-            raise Refused(f"{exc}. Nothing was changed.") from exc
+    def _plan_once_settled(self, runtime: Runtime) -> tuple[Process, Backend, Plan]:
+        """Read and plan; wait for servers that are still `UP 1/3`, as all are after a reload, before refusing for them."""
+        deadline = time.monotonic() + self.request.health_timeout
+        while True:
+            process, before = runtime.read()
+            try:
+                return process, before, self._plan(runtime, before, self.request.policy)
+            except Unsettled as exc:
+                if self.request.check_mode:
+                    self._warnings.append(f"{exc}; a real run would wait for the others to be UP, then fail")
+                    lenient = replace(self.request.policy, require_healthy=False)
+                    return process, before, self._plan(runtime, before, lenient)
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
 
-    def _fixed_weights(self, runtime: Runtime, backend: Backend) -> bool:
-        known = backend.by_name()
+    def _plan(self, runtime: Runtime, before: Backend, policy: Policy) -> Plan:
+        known = before.by_name()
         free = [
-            item
+            item.name
             for item in self.request.wanted
             if item.weight
             and item.name in known
             and item.weight not in (known[item.name].initial_weight, known[item.name].weight)
         ]
-        return bool(free) and runtime.takes_only_configured_weights(backend)
-
-    def _carry_out_or_undo(self, runtime: Runtime, plan: Plan, before: Backend) -> tuple[dict[str, int], Backend]:
-        try:
-            return self._carry_out(runtime, plan, before)
-        except (Reloaded, ConnectionLost):
-            raise
-        except HaproxyError as exc:
-            raise HaproxyError(f"backend {before.name}: {exc}. {self._undo(runtime, plan)}") from exc
+        fixed = runtime.takes_only_configured_weights(before) if free else False
+        if fixed is None and self.request.check_mode:
+            self._warnings.append(
+                f"whether backend {before.name} ({before.algorithm}) takes other weights than the configured ones shows "
+                "only when one is set"
+            )
+        return make_plan(before, self.request.wanted, policy, bool(fixed))
 
     def _carry_out(self, runtime: Runtime, plan: Plan, before: Backend) -> tuple[dict[str, int], Backend]:
         """The phases of _haproxy_plan, in their order; returns the sessions cut and the backend as read back."""
         runtime.change(plan.park)
         if plan.await_health:
-            leaving = {change.name for change in plan.changes if change.leaves_maint}
-            if leaving:
-                runtime.change(health_proofs(runtime.current(), leaving & set(plan.await_health)))
             self._await_health(runtime, plan.await_health)
         runtime.change(plan.raises)
-        if plan.raises and plan.lowers:
+        if plan.lowers:
             refuse_unsafe_lowering(runtime.current_glance(before), plan, self.request.policy)
         runtime.change(plan.lowers)
-        left = self._await_empty(runtime, plan.drains)
-        if left and self.request.on_drain_timeout == "fail":
-            raise HaproxyError(
-                f"{_list(left, _session_words)} after {self.request.drain_timeout:g} s of drain. "
-                "Raise drain_timeout, or choose on_drain_timeout: continue or cut"
-            )
-        runtime.change(plan.close)
+        cut = self._empty_and_close(runtime, plan)
         after = _read_back(runtime, plan, before)
         _confirm(after, plan)
         runtime.change(plan.release)
-        if not left:
-            return {}, after
-        return self._apply_drain_policy(runtime, left), runtime.current()
+        return cut, after
 
     def _await_health(self, runtime: Runtime, names: t.Sequence[str]) -> None:
         deadline = time.monotonic() + self.request.health_timeout
         while True:
-            servers = runtime.current().by_name()
-            down = [servers[name] for name in names if not servers[name].settled]
+            down = [server for server in runtime.current().several(names) if not server.settled]
             if not down:
                 return
             if time.monotonic() >= deadline:
@@ -337,30 +342,46 @@ class _Call:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _apply_drain_policy(self, runtime: Runtime, left: t.Sequence[Server]) -> dict[str, int]:
-        if self.request.on_drain_timeout == "cut":
-            return self._cut(runtime, left)
-        self._warnings.append(
-            f"{_list(left, _session_words)} after {self.request.drain_timeout:g} s of drain; on_drain_timeout: continue leaves them"
-        )
-        return {}
-
-    def _await_empty(self, runtime: Runtime, names: t.Sequence[str]) -> list[Server]:
-        """The servers on which sessions or a queue outlived drain_timeout, workers of before a reload included."""
-        if not names:
-            return []
+    def _empty_and_close(self, runtime: Runtime, plan: Plan) -> dict[str, int]:
+        """Wait until nothing is left on the servers that go, close them, and treat what is left as the policy says."""
         deadline = time.monotonic() + self.request.drain_timeout
-        while True:
-            servers = runtime.current().by_name()
-            old = self._left_on_replaced(names)
-            left = [
-                server._replace(sessions=server.sessions + old.get(server.name, 0))
-                for server in (servers[name] for name in names)
-            ]
-            left = [server for server in left if server.sessions or server.queued]
+        left = self._await_empty(runtime, plan.drains, deadline)
+        self._fail_for(left)
+        runtime.change(plan.close)
+        if plan.close and not left:
+            # A request that a cookie binds to the server may have come between the last look and maint; no more can.
+            left = self._await_empty(runtime, plan.drains, max(deadline, time.monotonic() + LATE_SECONDS))
+            self._fail_for(left)
+        if not left:
+            return {}
+        if self.request.on_drain_timeout == "cut":
+            return self._cut(runtime, [server.name for server in left])
+        return self._leave(runtime, left)
+
+    def _fail_for(self, left: t.Sequence[Server]) -> None:
+        if left and self.request.on_drain_timeout == "fail":
+            raise HaproxyError(
+                f"{_list(left, _session_words)} after {self.request.drain_timeout:g} s of drain. "
+                "Raise drain_timeout, or choose on_drain_timeout: continue or cut"
+            )
+
+    def _await_empty(self, runtime: Runtime, names: t.Sequence[str], deadline: float) -> list[Server]:
+        """The servers on which sessions or a queue outlived the deadline."""
+        while names:
+            left = self._busy(runtime, names)
             if not left or time.monotonic() >= deadline:
                 return left
-            time.sleep(min(POLL_SECONDS, self.request.drain_timeout))
+            time.sleep(POLL_SECONDS)
+        return []
+
+    def _busy(self, runtime: Runtime, names: t.Sequence[str]) -> list[Server]:
+        """The servers with sessions or a queue; connections of workers of before a reload are added to the sessions."""
+        old = self._left_on_replaced(names)
+        servers = [
+            server._replace(sessions=server.sessions + old.get(server.name, 0))
+            for server in runtime.current().several(names)
+        ]
+        return [server for server in servers if server.sessions or server.queued]
 
     def _left_on_replaced(self, names: t.Sequence[str]) -> dict[str, int]:
         total: dict[str, int] = {}
@@ -373,76 +394,142 @@ class _Call:
                 total[name] = total.get(name, 0) + count
         return total
 
-    def _cut(self, runtime: Runtime, left: t.Sequence[Server]) -> dict[str, int]:
-        servers = runtime.current().by_name()
-        cut = {server.name: servers[server.name].sessions for server in left}
-        runtime.change([f"shutdown sessions server {self.request.backend}/{name}" for name in cut])
-        deadline = time.monotonic() + CUT_SECONDS
-        while any(runtime.current().by_name()[name].sessions for name in cut):
-            if time.monotonic() >= deadline:
-                self._warnings.append(
-                    f"sessions of {', '.join(cut)} were still there {CUT_SECONDS:g} s after they were shut down"
-                )
-                break
-            time.sleep(POLL_SECONDS)
+    def _leave(self, runtime: Runtime, left: t.Sequence[Server]) -> dict[str, int]:
+        """Let sessions end by themselves, but tell those that HAProxy ended when the server was closed."""
+        still = {server.name: server.sessions for server in self._busy(runtime, [server.name for server in left])}
+        ended = {server.name: server.sessions - still.get(server.name, 0) for server in left}
         self._warnings.append(
-            "cut after drain_timeout: " + ", ".join(f"{count} sessions of {name}" for name, count in cut.items())
+            f"{_list(left, _session_words)} after {self.request.drain_timeout:g} s of drain; on_drain_timeout: continue leaves them"
         )
+        gone = {name: count for name, count in ended.items() if count > 0}
+        if gone:
+            self._warnings.append(
+                f"{_counts(gone)} ended when it was taken out; `on-marked-down shutdown-sessions` does that at maint"
+            )
+        return gone
+
+    def _cut(self, runtime: Runtime, names: t.Sequence[str]) -> dict[str, int]:
+        """Shut sessions down until none is left, not even those that came out of the queue meanwhile."""
+        cut = dict.fromkeys(names, 0)
+        deadline = time.monotonic() + CUT_SECONDS
+        while True:
+            busy = [server for server in runtime.current().several(names) if server.sessions or server.queued]
+            if not busy:
+                break
+            if time.monotonic() >= deadline:
+                raise HaproxyError(f"{_list(busy, _session_words)} {CUT_SECONDS:g} s after the first were shut down")
+            runtime.change([f"shutdown sessions server {self.request.backend}/{server.name}" for server in busy])
+            for server in busy:
+                cut[server.name] += server.sessions
+            time.sleep(POLL_SECONDS)
+        old = self._left_on_replaced(names)
+        if old:
+            raise HaproxyError(
+                f"{_counts(old)} are served by a worker from before a reload, which nothing can tell to cut them"
+            )
+        cut = {name: count for name, count in cut.items() if count}
+        self._warnings.append(f"cut after {self.request.drain_timeout:g} s of drain: {_counts(cut)}")
         return cut
 
-    def _undo(self, runtime: Runtime, done: Plan) -> str:
-        """Put back what was done, and say in words what became of it."""
-        try:
-            plan = make_undo(runtime.current(), done)
-            runtime.change(plan.park)
-            if plan.await_health:
-                self._await_health(runtime, plan.await_health)
-            runtime.change(plan.raises)
-            runtime.change(plan.lowers)
-            runtime.change(plan.close)
+    def _undone(self, problem: Exception) -> HaproxyError:
+        """Put everything back that the call has changed, over a new connection, as the old one may be out of step."""
+        text = str(problem) if isinstance(problem, HaproxyError) else f"{type(problem).__name__}: {problem}"
+        text = text.rstrip(".")
+        if not self._touched:
+            kind = Refused if isinstance(problem, Refused) else HaproxyError
+            return kind(f"{text}. Nothing was changed.")
+        for _reload in range(RELOADS_FOLLOWED):
+            try:
+                return HaproxyError(
+                    f"backend {self.request.backend}: {text}. {self._undo(self._connect(patient=True))}"
+                )
+            except (Reloaded, ConnectionLost) as exc:
+                why: Exception = exc
+            except (HaproxyError, OSError, ValueError, LookupError) as exc:
+                why = exc
+                break
+        return HaproxyError(
+            f"backend {self.request.backend}: {text}. It could NOT all be put back: {str(why).rstrip('.')}. "
+            "Read the backend with haproxy_backend_info before anything else."
+        )
+
+    def _undo(self, runtime: Runtime) -> str:
+        """The way back, traffic first; says in words what became of it."""
+        plan = make_undo(runtime.current(), self._touched)
+        runtime.change(plan.park)
+        down = self._still_down(runtime, plan.await_health)
+        if down:
+            # They stay in drain: what does not come up must not get traffic.
+            plan = make_undo(runtime.current(), {name: old for name, old in self._touched.items() if name not in down})
+        runtime.change(plan.raises)
+        now = runtime.current()
+        if plan.lowers and emptied(now, plan):
             runtime.change(plan.release)
-            _confirm(runtime.current(), plan)
-        except HaproxyError as exc:
-            return (
-                f"It could NOT all be put back: {exc}. Read the backend with haproxy_backend_info before anything else."
+            kept = ", ".join(
+                f"{server.name} {server.own_state} with weight {server.weight}"
+                for server in now.servers
+                if server.usable
             )
+            return f"It was NOT all put back, as that would leave nothing to take traffic: kept is {kept}. See why the others are down."
+        runtime.change(plan.lowers)
+        runtime.change(plan.close)
+        _confirm(runtime.current(), plan)
+        runtime.change(plan.release)
+        if down:
+            return f"All but {', '.join(down)} was put back: not UP, so left in drain."
         return "Everything was put back as it was." if plan.changes else "Nothing was changed."
 
-    def _foreseen(self, plan: Plan, before: Backend) -> list[str]:
-        """In check mode: what a real run would have to wait for."""
-        known = before.by_name()
+    def _still_down(self, runtime: Runtime, names: t.Sequence[str]) -> list[str]:
+        try:
+            self._await_health(runtime, names)
+        except (Reloaded, ConnectionLost):
+            raise
+        except HaproxyError:
+            return [server.name for server in runtime.current().several(names) if not server.settled]
+        return []
+
+    def _foreseen(self, process: Process, before: Backend, plan: Plan, survival: Survival, lagged: bool) -> Outcome:
+        """In check mode: what a real run would do, as far as that can be told."""
+        after = _foretold(before, plan)
+        outdated = bool(state_file.lagging(survival.path, after, self._names()))
+        problem = state_file.unwritable(survival.path) if outdated else ""
+        if problem:
+            survival = replace(survival, survives=False, reason=problem)
         waiting = [
-            known[name] for name in plan.await_health if not known[name].settled and known[name].state != "maint"
+            server for server in before.several(plan.await_health) if not server.settled and server.state != "maint"
         ]
-        found = (
-            [
+        warnings = [*self._warnings, *plan.warnings]
+        if waiting:
+            warnings.append(
                 f"{_list(waiting, _health_words)} now; a real run would wait {self.request.health_timeout:g} s for it, then fail"
-            ]
-            if waiting
-            else []
-        )
-        return list(plan.warnings) + found
+            )
+        changed = bool(plan.changes) or (outdated and not problem)
+        return Outcome(changed, before, after, process, survival, lagged, warnings=warnings)
 
     def _names(self) -> set[str]:
         return {item.name for item in self.request.wanted}
 
     def _keep(self, runtime: Runtime, survival: Survival, after: Backend) -> tuple[bool, Survival]:
         """Dump the runtime state where a reload will look for it, unless it is there already."""
-        if survival.path is None or not state_file.lagging(survival.path, after, self._names()):
+        names = self._names()
+        if survival.path is None or not state_file.lagging(survival.path, after, names):
             return False, survival
-        (reply,) = runtime.connection.run(
-            ["show servers state" if survival.whole else f"show servers state {self.request.backend}"]
-        )
+        dump = "show servers state" if survival.whole else f"show servers state {self.request.backend}"
         try:
-            state_file.write(survival.path, reply)
-        except HaproxyError as exc:
-            return False, replace(survival, survives=False, reason=str(exc))
+            with exclusive_folder(os.path.dirname(survival.path), self.request.timeout):
+                reply, info = runtime.connection.run([dump, "show info"])
+                _refuse_replaced(parse_process(info))
+                state_file.write(survival.path, reply)
+        except (OSError, LockError) as exc:
+            reason = f"cannot write the server-state file {survival.path}: {getattr(exc, 'strerror', None) or exc}"
+            return False, replace(survival, survives=False, reason=reason)
+        if state_file.lagging(survival.path, after, names):
+            survival = replace(survival, survives=False, reason="somebody else changes these servers, too")
         return True, survival
 
     def _survival(self, process: Process) -> Survival:
-        return state_file.survival(
-            state_file.find_restoration(process.pid, self.request.backend), self.request.state_file, process.pid
-        )
+        found = state_file.find_restoration(process.pid, self.request.backend)
+        return state_file.survival(found, self.request.state_file, process.pid, self._names())
 
 
 def _read_back(runtime: Runtime, plan: Plan, before: Backend) -> Backend:
@@ -504,6 +591,10 @@ def _health_words(server: Server) -> str:
 
 def _session_words(server: Server) -> str:
     return f"{server.name} still has {server.sessions} sessions and {server.queued} queued requests"
+
+
+def _counts(sessions: t.Mapping[str, int]) -> str:
+    return ", ".join(f"{count} sessions of {name}" for name, count in sessions.items())
 
 
 def _list(servers: t.Sequence[Server], words: t.Callable[[Server], str]) -> str:

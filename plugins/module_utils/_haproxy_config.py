@@ -91,32 +91,54 @@ def _words(line: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Restoration:
-    """Which file HAProxy reads a backend's server states from when it starts; ``path`` is None where it reads none."""
+    """Which file HAProxy reads a backend's server states from when it starts.
+
+    ``path`` is None where it reads none, and ``known`` False where that cannot be told from the text. ``whole``: the file holds
+    all backends (global), or this one only (local). ``servers``: names of the servers that are declared, and prefixes of
+    the server templates.
+    """
 
     path: str | None
-    whole: bool  # the file holds all backends (global), or this one only (local)
+    whole: bool
     reason: str  # why not, and the lines to add
+    known: bool = True
+    servers: tuple[frozenset[str], tuple[str, ...]] = (frozenset(), ())
+
+    def declares(self, name: str) -> bool:
+        names, templates = self.servers
+        return name in names or any(name.startswith(prefix) and name[len(prefix) :].isdigit() for prefix in templates)
 
 
-def restoration(sections: t.Sequence[Section], backend: str, directory: str) -> Restoration:
-    """Where the state of ``backend`` comes from after a reload. ``directory``: HAProxy's own, for relative paths."""
+def restoration(sections: t.Sequence[Section], backend: str, directory: str | None) -> Restoration:
+    """Where the state of ``backend`` comes from after a reload. ``directory``: HAProxy's own, None where it is not known."""
+    if any(line[0] in CONDITIONS for section in sections for line in section.lines):
+        return _unknown("the configuration holds .if lines, and which of them apply is not known here")
     top = Section("global", "")
     for section in sections:
         if section.kind == "global":
             top.lines.extend(section.lines)
     proxies = [section for section in sections if section.kind in ("backend", "listen") and section.name == backend]
     if not proxies:
+        if any("$" in section.name for section in sections):
+            return _unknown(
+                f"backend {backend} is not in the configuration by this name, but some names hold variables"
+            )
         return Restoration(None, False, f"backend {backend} is not in the configuration files of the running process")
     scope = (proxies[-1].words("load-server-state-from-file") or ["none"])[0]
     base = (top.words("server-state-base") or [""])[0]
+    servers = _declared(proxies[-1])
+    if any("$" in name for name in (*servers[0], *servers[1])):
+        return _unknown(f"some servers of backend {backend} have variables in their names")
     if scope == "global":
         name = (top.words("server-state-file") or [""])[0]
         if not name:
             return Restoration(None, True, "the global section has no `server-state-file PATH`")
-        return _restoration(os.path.join(directory, base, name), True)
+        return _restoration(directory, os.path.join(base, name), True, servers)
     if scope == "local":
         given = (proxies[-1].words("server-state-file-name") or ["use-backend-name"])[0]
-        return _restoration(os.path.join(directory, base, backend if given == "use-backend-name" else given), False)
+        return _restoration(
+            directory, os.path.join(base, backend if given == "use-backend-name" else given), False, servers
+        )
     return Restoration(
         None,
         True,
@@ -124,7 +146,26 @@ def restoration(sections: t.Sequence[Section], backend: str, directory: str) -> 
     )
 
 
-def _restoration(path: str, whole: bool) -> Restoration:
+# Lines that make others count or not.
+CONDITIONS = frozenset({".if", ".elif", ".else", ".endif"})
+
+
+def _unknown(reason: str, whole: bool = True) -> Restoration:
+    return Restoration(None, whole, reason, known=False)
+
+
+def _restoration(
+    directory: str | None, path: str, whole: bool, servers: tuple[frozenset[str], tuple[str, ...]]
+) -> Restoration:
     if "$" in path:
-        return Restoration(None, whole, f"the state file's path {path} holds a variable; give it as state_file")
-    return Restoration(path, whole, "")
+        return _unknown(f"the state file's path {path} holds a variable", whole)
+    if not path.startswith("/") and directory is None:
+        return _unknown(f"the state file's path {path} is relative to a folder that cannot be seen from here", whole)
+    return Restoration(os.path.join(directory or "/", path), whole, "", servers=servers)
+
+
+def _declared(proxy: Section) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Names of its servers, and the prefixes of its server templates."""
+    lines = [line for line in proxy.lines if len(line) > 1]
+    names = frozenset(line[1] for line in lines if line[0] == "server")
+    return names, tuple(line[1] for line in lines if line[0] == "server-template")

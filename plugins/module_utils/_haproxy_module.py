@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+
+LONGEST_WAIT = 86400  # seconds
+
 SOCKET_OPTIONS: dict[str, dict[str, t.Any]] = {
     "socket": {"type": "str", "default": "/run/haproxy/admin.sock"},
     "allow_remote_socket": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 10.0},
 }
+
+
+def checked_timeout(seconds: float) -> float:
+    if not 0 < seconds <= LONGEST_WAIT:
+        raise HaproxyError(f"timeout must be a number of seconds above 0 and up to {LONGEST_WAIT}, not {seconds}")
+    return seconds

@@ -19,7 +19,7 @@ Pure: nothing here talks to HAProxy. What is refused is refused before the first
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
     DNS_MAINT,
@@ -37,6 +37,10 @@ MAX_WEIGHT = 256
 
 class Refused(HaproxyError):
     """Not asked of HAProxy at all; nothing was changed."""
+
+
+class Unsettled(Refused):
+    """Refused only because servers that would be left are still `UP 1/3`, as they all are right after a reload."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,15 @@ class Policy:
 class Change(t.NamedTuple):
     """One server's way from what it is to what it should be.
 
-    ``before`` and ``after``: the weights at which it takes new traffic; 0 when it takes none.
+    ``before`` and ``after``: the weights at which it takes new traffic; 0 when it takes none. ``state`` is its own, which a
+    server that it tracks may overrule.
     """
 
     server: Server
     weight: int
     state: str
     weight_asked: bool
+    state_asked: bool
     before: int
     after: int
 
@@ -77,11 +83,20 @@ class Change(t.NamedTuple):
 
     @property
     def differs(self) -> bool:
-        return self.server.weight != self.weight or self.server.state != self.state
+        return self.sets_weight or self.server.own_state != self.state
 
     @property
     def needed(self) -> bool:
         return self.differs or self.agent_off
+
+    @property
+    def steered(self) -> bool:
+        """Whether its agent says what the configured weight means now."""
+        return self.server.agent == "enabled" and not self.held
+
+    @property
+    def sets_weight(self) -> bool:
+        return self.server.weight != self.weight and not self.steered
 
     @property
     def gains(self) -> bool:
@@ -89,20 +104,29 @@ class Change(t.NamedTuple):
 
     @property
     def leaves_maint(self) -> bool:
-        return self.server.state == "maint" and self.state != "maint"
+        return self.server.own_state == "maint" and self.state != "maint"
 
     @property
     def leaves_rotation(self) -> bool:
-        return self.server.state == "ready" and self.state != "ready"
+        return self.server.own_state == "ready" and self.state != "ready"
+
+    @property
+    def lowers(self) -> bool:
+        return self.after < self.before or self.leaves_rotation
+
+    @property
+    def enters(self) -> bool:
+        """Whether requests may reach it afterwards that could not before, be it by a cookie at weight 0."""
+        return self.gains or (self.leaves_maint and self.state == "ready")
 
     @property
     def held(self) -> bool:
-        """Whether we keep the server where its agent-check might not want it: the agent would undo it at its next report."""
+        """Whether we keep the server where its agent-check might not want it: it would undo that at its next report."""
         return self.state != "ready" or (self.weight_asked and self.weight != self.server.initial_weight)
 
     @property
     def agent_off(self) -> bool:
-        return self.server.agent == "enabled" and (self.differs or self.held)
+        return self.server.agent == "enabled" and (self.server.own_state != self.state or self.held)
 
     @property
     def agent_returns(self) -> bool:
@@ -154,66 +178,53 @@ def make_plan(backend: Backend, wanted: t.Sequence[Wanted], policy: Policy, fixe
     check_wanted(wanted)
     targets = _targets(backend, wanted)
     changes = [change for change in targets if change.needed]
-    for change in changes:
-        _refuse_inherited(backend, change)
+    ends = _end_states(backend, targets)
+    for change in targets:
+        _refuse_inherited(backend, change, ends[change.name])
         _refuse_fixed_weight(backend, change, fixed_weights)
         _refuse_unchecked(backend, change, policy)
-    if changes:
-        _refuse_outage(backend, changes, policy)
+    _refuse_outage(backend, targets, policy)
+    checked = policy.require_healthy
     return _ordered(
         backend,
         changes,
         await_health=[
-            change.name
-            for change in changes
-            if change.gains and policy.require_healthy and change.server.health != "unchecked"
+            change.name for change in changes if change.enters and checked and change.server.health != "unchecked"
         ],
-        drains=[change.name for change in targets if change.state != "ready"],
+        prove=checked,
+        drains=_drains(backend, targets, ends),
         agents=_agents(backend, changes),
         warnings=_warnings(backend, changes),
     )
 
 
-def _change(server: Server, weight: int | None, state: str | None) -> Change:
-    now = server.state
-    target_weight, target_state = server.weight if weight is None else weight, state or now
-    before, after = server.weight if now == "ready" else 0, target_weight if target_state == "ready" else 0
-    return Change(server, target_weight, target_state, weight is not None, before, after)
-
-
-def make_undo(now: Backend, done: Plan) -> Plan:
-    """The way back from ``now``, in the same order of phases, to what the servers of ``done`` were before it.
+def make_undo(now: Backend, originals: t.Mapping[str, Server]) -> Plan:
+    """The way back from ``now``, in the same order of phases, to what the servers were before the call.
 
     Nothing is refused: this state was there before. Only a server that must leave maint waits for its health; to the
-    others HAProxy sends traffic as it did.
+    others HAProxy sends traffic as it did. Whether it is safe to lower the new side is for ``emptied`` to say.
     """
     known = now.by_name()
-    back = [
-        _change(known[change.name], change.server.weight, change.server.state)
-        for change in done.changes
-        if change.name in known
+    wanted = [Wanted(name, before.weight, before.own_state) for name, before in originals.items() if name in known]
+    back = _targets(now, wanted)
+    agents = [
+        f"{'enable' if before.agent == 'enabled' else 'disable'} agent {now.name}/{name}"
+        for name, before in originals.items()
+        if name in known and before.agent is not None and known[name].agent != before.agent
     ]
-    agents = {
-        change.name: change.server.agent
-        for change in done.changes
-        if change.name in known and change.server.agent is not None and known[change.name].agent != change.server.agent
-    }
     return _ordered(
         now,
         [change for change in back if change.differs],
         await_health=[
             change.name
             for change in back
-            if change.leaves_maint and change.gains and change.server.health != "unchecked"
+            if change.leaves_maint and change.enters and change.server.health != "unchecked"
         ],
+        prove=True,
         drains=[],
-        agents=([], [f"{_verb(state)} agent {now.name}/{name}" for name, state in agents.items()]),
+        agents=([], agents),
         warnings=[],
     )
-
-
-def _verb(agent: str | None) -> str:
-    return "enable" if agent == "enabled" else "disable"
 
 
 def _agents(backend: Backend, changes: t.Sequence[Change]) -> tuple[list[str], list[str]]:
@@ -227,6 +238,7 @@ def _ordered(
     backend: Backend,
     changes: t.Sequence[Change],
     await_health: t.Sequence[str],
+    prove: bool,
     drains: t.Sequence[str],
     agents: tuple[list[str], list[str]],
     warnings: t.Sequence[str],
@@ -234,22 +246,20 @@ def _ordered(
     park, raises, lowers, close = list(agents[0]), [], [], []
     for change in changes:
         where = f"{backend.name}/{change.name}"
-        weight = [f"set server {where} weight {change.weight}"] if change.weight != change.server.weight else []
-        drain = [f"set server {where} state drain"]
+        weight = [f"set server {where} weight {change.weight}"] if change.sets_weight else []
         if change.leaves_maint:
-            # Never straight to ready: HAProxy would send traffic before the first check.
-            park.extend(drain)
+            park.extend(_leave_maint(where, change.server, prove))
         if change.leaves_rotation:
             # Out first: its weight may be about to grow.
-            lowers.extend(drain + weight)
-        elif change.after < change.before:
+            lowers.extend([f"set server {where} state drain", *weight])
+        elif change.lowers:
             lowers.extend(weight)
         else:
             # The weight first: `ready` lets traffic in at once.
             raises.extend(weight)
-        if change.state == "ready" and change.server.state != "ready":
+        if change.state == "ready" and change.server.own_state != "ready":
             raises.append(f"set server {where} state ready")
-        if change.state == "maint" and change.server.state != "maint":
+        if change.state == "maint" and change.server.own_state != "maint":
             close.append(f"set server {where} state maint")
     return Plan(
         changes=tuple(changes),
@@ -264,40 +274,46 @@ def _ordered(
     )
 
 
-def health_proofs(parked: Backend, names: t.Collection[str]) -> list[str]:
-    """Commands after which UP means that checks passed, for servers that have just left maint.
+def _leave_maint(where: str, server: Server, prove: bool) -> list[str]:
+    """Never straight to ready: HAProxy calls a server UP the moment it leaves maint, before any check.
 
-    HAProxy calls a server UP the moment it leaves maint, `fall` - 1 checks short of full health. With `fall 1` there is
-    no such gap to wait for, so its health is set down, while nothing is sent there, and `rise` checks must pass.
+    So its health is set down in the same breath, and `rise` checks must pass: else requests that a cookie binds to it, which
+    a drain does not keep away, would reach it unproved, and with `fall 1` nothing would be left to wait for.
     """
-    return [
-        f"set server {parked.name}/{server.name} health down"
-        for server in parked.servers
-        if server.name in names and server.check_fall == 1
-    ]
+    down = [f"set server {where} health down"] if prove and server.checked else []
+    return [f"set server {where} state drain", *down]
 
 
 def differences(backend: Backend, plan: Plan) -> list[str]:
     """Where ``backend`` as read back is not what ``plan`` was to make of it, in words."""
-    known = backend.by_name()
-    found = []
-    for change in plan.changes:
-        server = known[change.name]
-        if (server.weight, server.state) != (change.weight, change.state):
-            found.append(
-                f"{server.name} is {server.state} with weight {server.weight} instead of {change.state} with weight {change.weight}"
-            )
-    return found
+    servers = backend.several([change.name for change in plan.changes])
+    return [
+        f"{server.name} is {server.own_state} with weight {server.weight} instead of {change.state} with weight {change.weight}"
+        for change, server in zip(plan.changes, servers)
+        if server.own_state != change.state or (server.weight != change.weight and not change.steered)
+    ]
 
 
 def refuse_unsafe_lowering(now: Backend, plan: Plan, policy: Policy) -> None:
     """Judge the end state once more on what is true now: much may have gone down while the new side was waited for."""
-    servers = now.by_name()
-    arrived = [change._replace(server=servers[change.name]) for change in plan.changes]
-    down = [change.server.name for change in arrived if change.name in plan.await_health and not change.server.usable]
+    servers = now.several([change.name for change in plan.changes])
+    down = [server.name for server in servers if server.name in plan.await_health and not _admits(server, plan)]
     if down:
         raise HaproxyError(f"{', '.join(down)} went down right after it was let in, so nothing was taken out")
-    _refuse_outage(now, arrived, policy)
+    rest = [Wanted(change.name, change.weight, change.state) for change in plan.changes]
+    _refuse_outage(now, _targets(now, rest), policy)
+
+
+def _admits(server: Server, plan: Plan) -> bool:
+    weightless = any(change.name == server.name and change.weight == 0 for change in plan.changes)
+    return server.running and server.state == "ready" if weightless else server.usable
+
+
+def emptied(now: Backend, plan: Plan) -> bool:
+    """Whether the lowerings of ``plan`` would leave nothing that can take traffic, where something can now."""
+    lenient = Policy(require_healthy=False)
+    rest = [Wanted(change.name, change.weight, change.state) for change in plan.changes]
+    return bool(_left(now, _targets(now, []), lenient)) and not _left(now, _targets(now, rest), lenient)
 
 
 def _targets(backend: Backend, wanted: t.Sequence[Wanted]) -> list[Change]:
@@ -306,22 +322,81 @@ def _targets(backend: Backend, wanted: t.Sequence[Wanted]) -> list[Change]:
     if unknown:
         some = ", ".join(list(known)[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
         raise Refused(f"backend {backend.name} has no server {', '.join(unknown)}; it has {some}")
-    return [_change(known[item.name], item.weight, item.state) for item in wanted]
-
-
-def _refuse_inherited(backend: Backend, change: Change) -> None:
-    admin, where = change.server.admin, f"server {backend.name}/{change.name}"
-    kept = {"ready": INHERITED_MAINT | DNS_MAINT | INHERITED_DRAIN, "drain": INHERITED_MAINT | DNS_MAINT, "maint": 0}[
-        change.state
+    asked = [
+        Change(
+            known[item.name],
+            known[item.name].weight if item.weight is None else item.weight,
+            item.state or known[item.name].own_state,
+            item.weight is not None,
+            item.state is not None,
+            known[item.name].weight if known[item.name].state == "ready" else 0,
+            0,
+        )
+        for item in wanted
     ]
-    if change.server.state == change.state or not admin & kept:
+    ends = _end_states(backend, asked)
+    return [change._replace(after=change.weight if ends[change.name] == "ready" else 0) for change in asked]
+
+
+def _end_states(backend: Backend, targets: t.Sequence[Change]) -> dict[str, str]:
+    """What every server will be once ``targets`` are done: its own state, or the worse one of the server that it tracks."""
+    known = backend.by_name()
+    own = {
+        **{server.name: server.own_state for server in backend.servers},
+        **{change.name: change.state for change in targets},
+    }
+    ends: dict[str, str] = {}
+
+    def end(name: str) -> str:
+        if name not in ends:
+            ends[name] = own[name]  # also the end of a circle, which HAProxy refuses anyway
+            ends[name] = max(own[name], inherited(known[name]), key=STATES.index)
+        return ends[name]
+
+    def inherited(server: Server) -> str:
+        followed = _followed(backend, server)
+        if server.admin & DNS_MAINT or (followed is None and server.admin & INHERITED_MAINT):
+            return "maint"
+        if followed is not None:
+            return end(followed)
+        return "drain" if server.admin & INHERITED_DRAIN else "ready"
+
+    for server in backend.servers:
+        end(server.name)
+    return ends
+
+
+def _followed(backend: Backend, server: Server) -> str | None:
+    """The server of this backend that ``server`` tracks."""
+    of, _slash, name = (server.tracks or "").partition("/")
+    return name if of == backend.name and any(other.name == name for other in backend.servers) else None
+
+
+def _drains(backend: Backend, targets: t.Sequence[Change], ends: t.Mapping[str, str]) -> list[str]:
+    """Who must be empty in the end: those that were asked to go, and those that follow them."""
+    going = [change.name for change in targets if change.state_asked and change.state != "ready"]
+    followers = [
+        server.name
+        for server in backend.servers
+        if server.tracks
+        and server.name not in going
+        and ends[server.name] != "ready"
+        and _followed(backend, server) in going
+    ]
+    return going + followers
+
+
+def _refuse_inherited(backend: Backend, change: Change, end: str) -> None:
+    if not change.state_asked or STATES.index(end) <= STATES.index(change.state):
         return
-    if admin & kept & DNS_MAINT:
+    where = f"server {backend.name}/{change.name}"
+    if change.server.admin & DNS_MAINT:
         raise Refused(
             f"{where} is in maintenance because its name does not resolve; it cannot become {change.state} until DNS answers"
         )
     raise Refused(
-        f"{where} takes its state {change.server.state} from {change.server.tracks or 'the server it tracks'}; change that one to make it {change.state}"
+        f"{where} takes its state {end} from {change.server.tracks or 'the server it tracks'}; "
+        f"change that one to make it {change.state}"
     )
 
 
@@ -329,31 +404,47 @@ def _refuse_fixed_weight(backend: Backend, change: Change, fixed_weights: bool) 
     initial = change.server.initial_weight
     if fixed_weights and change.weight != change.server.weight and change.weight not in (0, initial):
         raise Refused(
-            f"backend {backend.name} balances by a static algorithm ({backend.algorithm}), which takes only 0 or the configured weight {initial} for "
-            f"{change.name}, not {change.weight}. Use `balance roundrobin` (or `hash-type consistent`) for other shares"
+            f"backend {backend.name} balances by a static algorithm ({backend.algorithm}), which takes only 0 or the "
+            f"configured weight {initial} for {change.name}, not {change.weight}. "
+            "Use `balance roundrobin` (or `hash-type consistent`) for other shares"
         )
 
 
 def _refuse_unchecked(backend: Backend, change: Change, policy: Policy) -> None:
-    if change.gains and policy.require_healthy and not policy.allow_unchecked and change.server.health == "unchecked":
+    careful = policy.require_healthy and not policy.allow_unchecked
+    if change.enters and careful and change.server.health == "unchecked":
         raise Refused(
-            f"server {backend.name}/{change.name} would gain traffic but has no health check, so nothing shows that it is healthy. "
-            "Add `check` to its server line, or set allow_unchecked: true"
+            f"server {backend.name}/{change.name} would gain traffic but has no health check, so nothing shows that it "
+            "is healthy. Add `check` to its server line, or set allow_unchecked: true"
         )
 
 
-def _refuse_outage(backend: Backend, changes: t.Sequence[Change], policy: Policy) -> None:
-    by_name = {change.name: change for change in changes}
-    left = [server for server in backend.servers if _usable_after(server, by_name.get(server.name), policy)]
+def _refuse_outage(backend: Backend, targets: t.Sequence[Change], policy: Policy) -> None:
+    """Refuse an end state without a usable server, or one in which backup servers take over unasked.
+
+    What lowers nothing makes nothing worse, and is never refused for the state that it found.
+    """
+    if not any(change.lowers and change.needed for change in targets):
+        return
+    try:
+        _refuse_left(backend, targets, policy, _left(backend, targets, policy))
+    except Refused as exc:
+        if policy.require_healthy:
+            _refuse_left(backend, targets, policy, _left(backend, targets, replace(policy, require_healthy=False)))
+            raise Unsettled(str(exc)) from exc
+        raise
+
+
+def _refuse_left(backend: Backend, targets: t.Sequence[Change], policy: Policy, left: t.Sequence[Server]) -> None:
     if any(not server.backup for server in left):
         return
-    asked = ", ".join(f"{change.name} {change.state} weight {change.weight}" for change in changes[:5]) + (
-        " ..." if len(changes) > 5 else ""
-    )
-    if left and not policy.allow_backup:
+    asked = ", ".join(f"{change.name} {change.state} weight {change.weight}" for change in targets[:5])
+    asked += " ..." if len(targets) > 5 else ""
+    had_active = any(server.usable and not server.backup for server in backend.servers)
+    if left and had_active and not policy.allow_backup:
         raise Refused(
-            f"backend {backend.name} would be left to its backup servers ({', '.join(server.name for server in left)}) after: {asked}. "
-            "Keep another server usable, or set allow_backup: true"
+            f"backend {backend.name} would be left to its backup servers ({', '.join(server.name for server in left)}) "
+            f"after: {asked}. Keep another server usable, or set allow_backup: true"
         )
     if not left and not policy.allow_empty:
         raise Refused(
@@ -362,20 +453,33 @@ def _refuse_outage(backend: Backend, changes: t.Sequence[Change], policy: Policy
         )
 
 
-def _usable_after(server: Server, change: Change | None, policy: Policy) -> bool:
-    weight, state = (change.weight, change.state) if change else (server.weight, server.state)
-    if state != "ready" or weight == 0:
-        return False
-    if change and change.gains:
-        # It is waited for, or the user has taken its health upon himself.
-        return policy.require_healthy or server.running or change.leaves_maint
-    # A server on its way down must not be what is left.
-    return server.running and (not policy.require_healthy or server.health == "unchecked" or server.settled)
+def _left(backend: Backend, targets: t.Sequence[Change], policy: Policy) -> list[Server]:
+    """The servers that can take traffic once ``targets`` are done, as far as can be told now."""
+    by_name, ends = {change.name: change for change in targets}, _end_states(backend, targets)
+    known = backend.by_name()
+
+    def usable(server: Server) -> bool:
+        change = by_name.get(server.name)
+        if ends[server.name] != "ready" or (change.weight if change else server.weight) == 0:
+            return False
+        return healthy(server)
+
+    def healthy(server: Server) -> bool:
+        change, followed = by_name.get(server.name), _followed(backend, server)
+        if followed is not None:
+            return healthy(known[followed])
+        if change and change.enters:
+            # It is waited for, or the user has taken its health upon himself.
+            return policy.require_healthy or server.running or change.leaves_maint
+        # A server on its way down must not be what is left.
+        return server.running and (not policy.require_healthy or server.health == "unchecked" or server.settled)
+
+    return [server for server in backend.servers if usable(server)]
 
 
 def _warnings(backend: Backend, changes: t.Sequence[Change]) -> list[str]:
     found = []
-    if backend.algorithm in UNSHARED_ALGORITHMS and any(change.weight != change.server.weight for change in changes):
+    if backend.algorithm in UNSHARED_ALGORITHMS and any(change.sets_weight for change in changes):
         found.append(
             f"backend {backend.name} balances by {backend.algorithm}: its weights are not shares of the traffic"
         )

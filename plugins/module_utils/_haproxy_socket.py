@@ -58,7 +58,7 @@ def parse_address(text: str, allow_remote: bool = False) -> Address:
     if (
         not colon
         or not host
-        or not port_text.isdigit()
+        or not (port_text.isascii() and port_text.isdigit())
         or not 0 < int(port_text) < 65536
         or ("[" not in text and ":" in host)
     ):
@@ -76,8 +76,8 @@ def parse_address(text: str, allow_remote: bool = False) -> Address:
 def _is_loopback(host: str, port: int) -> bool:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise HaproxyError(f"socket host {host!r} cannot be resolved: {exc.strerror or exc}") from exc
+    except (OSError, UnicodeError) as exc:
+        raise HaproxyError(f"socket host {host!r} cannot be resolved: {getattr(exc, 'strerror', None) or exc}") from exc
     return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in found)
 
 
@@ -91,6 +91,7 @@ class AdminSocket:
         self.name = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
         self._timeout = timeout
         self._unread = b""
+        self._out_of_step = False
         self._socket = self._connect(address)
         try:
             self._socket.setblocking(False)
@@ -114,11 +115,15 @@ class AdminSocket:
 
         Reads while it writes: HAProxy stops reading when nobody takes its answers, and both would wait for ever.
         """
+        if self._out_of_step:
+            raise ConnectionLost(f"the connection to {self.name} is out of step after an earlier failure")
         for command in commands:
             if "\n" in command or ";" in command or "<<" in command:
                 raise HaproxyError(f"refused to send {command!r}: it would be read as more than one command")
         unsent = memoryview("".join(command + "\n" for command in commands).encode())
         replies: list[str] = []
+        # Until all is answered. Whoever catches an error in between must not take a late reply for one to his next command.
+        self._out_of_step = True
         while len(replies) < len(commands):
             ready = self._wait(bool(unsent), commands[len(replies)])
             if ready & select.POLLOUT and unsent:
@@ -126,6 +131,12 @@ class AdminSocket:
             if ready & (select.POLLIN | select.POLLHUP | select.POLLERR):
                 self._receive(commands[len(replies)])
                 self._take_replies(replies)
+        if len(replies) != len(commands) or self._unread:
+            raise HaproxyError(
+                f"{self.name} gave {len(replies)} replies to {len(commands)} commands, the last one {replies[-1][-80:]!r}: "
+                "no reply can be trusted to belong to its command"
+            )
+        self._out_of_step = False
         return replies
 
     def _connect(self, address: Address) -> socket.socket:
@@ -173,10 +184,7 @@ class AdminSocket:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:
-            # What HAProxy still had to say may be waiting to be read; the read will meet the end of the stream.
-            if exc.errno in (errno.EPIPE, errno.ECONNRESET):
-                raise self._lost("a command") from exc
-            raise
+            raise self._lost("a command") from exc
 
     def _receive(self, command: str) -> None:
         try:

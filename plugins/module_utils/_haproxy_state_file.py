@@ -14,7 +14,12 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy import Backend, Server, parse_servers_state
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
+    CONFIGURED_MAINT,
+    Backend,
+    Server,
+    parse_servers_state,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_config import Restoration, parse, restoration
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 
@@ -33,21 +38,31 @@ class Survival:
     whole: bool = True
 
 
-def survival(found: Restoration | None, asked: str, pid: int) -> Survival:
-    """Weigh what HAProxy is configured to load against ``asked``: `auto`, a path, or empty for no file at all."""
-    whole = found.whole if found else True
-    unread = f"the configuration of HAProxy's process {pid} cannot be read from here"
+def survival(found: Restoration | None, asked: str, pid: int, names: t.Collection[str]) -> Survival:
+    """Weigh what HAProxy is configured to load against ``asked``: `auto`, a path, or empty for no file at all.
+
+    ``names``: the servers whose state is to survive; HAProxy forgets those that were added at run time.
+    """
     if not asked:
-        return Survival(False, None, "state_file is empty, so the runtime state is not saved", whole)
-    if asked == "auto":
-        if found is None:
-            return Survival(None, None, f"{unread}; give state_file", whole)
-        return Survival(found.path is not None, found.path, found.reason, whole)
+        return Survival(False, None, "state_file is empty, so the runtime state is not saved")
+    path = None if asked == "auto" else asked
     if found is None:
-        return Survival(None, asked, f"{unread}, so nothing shows that it loads {asked}", whole)
-    if found.path != asked:
-        return Survival(False, asked, f"HAProxy loads {found.path or 'no state file'} at a reload, not {asked}", whole)
-    return Survival(True, asked, "", whole)
+        unread = f"the configuration of HAProxy's process {pid} cannot be read from here"
+        return Survival(
+            None, path, f"{unread}, so nothing shows that it loads {path}" if path else f"{unread}; give state_file"
+        )
+    path = path or found.path
+    if not found.known:
+        return Survival(None, path, found.reason, found.whole)
+    if found.path is None:
+        return Survival(False, path, found.reason, found.whole)
+    if path is not None and os.path.realpath(path) != os.path.realpath(found.path):
+        return Survival(False, path, f"HAProxy loads {found.path} at a reload, not {path}", found.whole)
+    undeclared = sorted(name for name in names if not found.declares(name))
+    if undeclared:
+        reason = f"{', '.join(undeclared)} was added at run time: HAProxy forgets such a server at a reload"
+        return Survival(False, path, reason, found.whole)
+    return Survival(True, path, "", found.whole)
 
 
 def find_restoration(pid: int, backend: str) -> Restoration | None:
@@ -57,7 +72,7 @@ def find_restoration(pid: int, backend: str) -> Restoration | None:
         if "haproxy" not in os.path.basename(arguments[0]):
             return None
         directory = _directory(pid, arguments)
-        texts = [text for path in _config_paths(arguments) for text in _read(os.path.join(directory, path))]
+        texts = [text for path in _config_paths(arguments) for text in _read(os.path.join(directory or "", path))]
     except (OSError, ValueError, IndexError):
         return None
     return restoration(parse(texts), backend, directory) if texts else None
@@ -68,16 +83,18 @@ def _proc(pid: int, name: str) -> str:
         return stream.read()
 
 
-def _directory(pid: int, arguments: t.Sequence[str]) -> str:
+def _directory(pid: int, arguments: t.Sequence[str]) -> str | None:
+    """Where HAProxy was started, for relative paths; None where only its chroot is left to see."""
     if "-C" in arguments[:-1]:
         return arguments[arguments.index("-C") + 1]
-    # A worker may sit in its chroot; its master, if it has one, is where HAProxy was started.
     parent = int(_proc(pid, "stat").rpartition(")")[2].split()[1])
     try:
         is_master = "haproxy" in _proc(parent, "comm")
     except OSError:
         is_master = False
-    return os.readlink(f"/proc/{parent if is_master else pid}/cwd")
+    if is_master:
+        return os.readlink(f"/proc/{parent}/cwd")
+    return os.readlink(f"/proc/{pid}/cwd") if os.readlink(f"/proc/{pid}/root") == "/" else None
 
 
 def _config_paths(arguments: t.Sequence[str]) -> list[str]:
@@ -133,14 +150,21 @@ def _entries(backend: str, text: str) -> dict[str, Server]:
 
 def _restored(now: Server, entry: Server | None) -> bool:
     if entry is None:
-        return now.weight == now.initial_weight and now.state == "ready"
+        # `disabled` in the configuration: without an entry it comes back in maint.
+        configured = "maint" if now.admin & CONFIGURED_MAINT else "ready"
+        return now.weight == now.initial_weight and now.own_state == configured
     weight = entry.weight if entry.initial_weight == now.initial_weight else now.initial_weight
-    return (weight, entry.state) == (now.weight, now.state)
+    return (weight, entry.own_state) == (now.weight, now.own_state)
 
 
 def write(path: str, reply: str) -> None:
-    """Save a reply to `show servers state`. Raises HaproxyError."""
-    try:
-        replace_file(path, reply + "\n")
-    except OSError as exc:
-        raise HaproxyError(f"cannot write the server-state file {path}: {exc.strerror}") from exc
+    """Save a reply to `show servers state`. Raises OSError."""
+    replace_file(path, reply + "\n")
+
+
+def unwritable(path: str | None) -> str:
+    """Why the file could not be written, for check mode; empty where it could."""
+    folder = os.path.dirname(path or "")
+    if path is None or (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        return ""
+    return f"cannot write the server-state file {path}: {folder} is not a folder that can be written"

@@ -199,7 +199,11 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend im
     change_backend,
     diff,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import (
+    LONGEST_WAIT,
+    SOCKET_OPTIONS,
+    checked_timeout,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import STATES, Policy, Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
 
@@ -230,8 +234,8 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
 def request(params: t.Mapping[str, t.Any], check_mode: bool) -> Request:
     """The module's parameters as one typed request. Raises HaproxyError for what no type can tell."""
     for name in ("drain_timeout", "health_timeout"):
-        if not 0 <= params[name] < float("inf"):
-            raise HaproxyError(f"{name} must be a number of seconds from 0 on, not {params[name]}")
+        if not 0 <= params[name] <= LONGEST_WAIT:
+            raise HaproxyError(f"{name} must be a number of seconds from 0 to {LONGEST_WAIT}, not {params[name]}")
     if params["state_file"] not in ("", "auto") and not params["state_file"].startswith("/"):
         raise HaproxyError(f"state_file must be auto, an absolute path or empty, not {params['state_file']!r}")
     return Request(
@@ -247,7 +251,7 @@ def request(params: t.Mapping[str, t.Any], check_mode: bool) -> Request:
         drain_timeout=params["drain_timeout"],
         on_drain_timeout=params["on_drain_timeout"],
         health_timeout=params["health_timeout"],
-        timeout=params["timeout"],
+        timeout=checked_timeout(params["timeout"]),
         state_file=params["state_file"],
         check_mode=check_mode,
     )

@@ -175,7 +175,7 @@ process:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import read_backend
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS, checked_timeout
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
 
 
@@ -187,7 +187,7 @@ def main() -> None:
     params = module.params
     try:
         address = parse_address(params["socket"], params["allow_remote_socket"])
-        process, backend = read_backend(address, params["backend"], params["timeout"])
+        process, backend = read_backend(address, params["backend"], checked_timeout(params["timeout"]))
     except HaproxyError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(

@@ -95,8 +95,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         status = 503 if self.path == "/health" and not self.server.healthy else 200
         self.send_response(status)
         self.send_header("Content-Length", "2")
-        self.end_headers()
         with contextlib.suppress(OSError):
+            self.end_headers()
             self.wfile.write(b"ok")
 
     def log_message(self, *args: object) -> None:

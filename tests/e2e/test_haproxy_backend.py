@@ -724,5 +724,5 @@ def test_without_a_process_that_can_be_read_survival_is_unknown_not_true(shop: L
     from ansible_collections.steady.rollout.plugins.module_utils._haproxy_state_file import find_restoration, survival
 
     assert find_restoration(os.getpid(), "shop") is None
-    assert survival(None, "auto", 1).survives is None
-    assert survival(None, "/x", 1).survives is None
+    assert survival(None, "auto", 1, {"web1"}).survives is None
+    assert survival(None, "/x", 1, {"web1"}).survives is None

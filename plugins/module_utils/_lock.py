@@ -1,0 +1,79 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""Locks between processes of one host. The kernel frees them with the process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import tempfile
+import time
+import typing as t
+import urllib.parse
+
+POLL_SECONDS = 0.05
+
+
+class LockError(Exception):
+    """The lock was not to be had; the text says who holds it, as far as is known."""
+
+
+@contextlib.contextmanager
+def exclusive(name: str, seconds: float) -> t.Iterator[None]:
+    """Hold the lock ``name`` against every process of this user on this host; wait for it up to ``seconds``."""
+    path = os.path.join(_folder(), urllib.parse.quote(name, safe=""))
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _wait(handle, seconds)
+        # For the message of whoever waits in vain.
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def exclusive_folder(path: str, seconds: float) -> t.Iterator[None]:
+    """Hold a folder against every other caller of this function, so that a file in it is replaced by one at a time."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _wait(handle, seconds)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _wait(handle: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise LockError(f"held by {_holder(handle)} for more than {seconds:g} s") from None
+            time.sleep(POLL_SECONDS)
+
+
+def _holder(handle: int) -> str:
+    try:
+        pid = os.pread(handle, 20, 0).decode("ascii", "replace")
+    except OSError:
+        pid = ""
+    return f"process {pid}" if pid.isdigit() else "another process"
+
+
+def _folder() -> str:
+    """A folder of this user alone. Raises LockError when somebody else made it first."""
+    path = "/run/steady-rollout" if os.geteuid() == 0 else f"{tempfile.gettempdir()}/steady-rollout-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise LockError(f"{path} is not a folder of this user alone; remove it")
+    return path
