@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from local_fleet.supervisor import FleetError, is_running
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 30.0
+DETACHED_NUMBERS = range(11, 20)  # below those that fleets pick from
 VERSIONS = [
     "system",
     pytest.param("oldest", marks=pytest.mark.containers),
@@ -392,11 +394,18 @@ def test_the_generated_inventory_knows_tracks_and_sockets(start_fleet: t.Callabl
     assert told["lb1"]["rollout_haproxy_socket"] == fleet.socket("lb1")
 
 
+def is_free(number: int) -> bool:
+    """Whether no fleet has a number."""
+    holder = claims.claim(number)
+    if holder:
+        holder.close()
+    return holder is not None
+
+
 @pytest.fixture
 def detached() -> t.Iterator[str]:
-    """The directory of a fleet started by `up`; a number of its own lets several test runs go on at once."""
-    number, holder = claims.claim_any(lambda _number: True)
-    holder.close()
+    """The directory of a fleet started by `up`, with a number that no other test takes."""
+    number = next(filter(is_free, random.sample(DETACHED_NUMBERS, len(DETACHED_NUMBERS))))
     directory = f"/tmp/steady-up-{os.getpid()}"
     started = cli(directory, "up", "--apps=6", f"--number={number}")
     try:
