@@ -32,6 +32,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import socket
 import sys
@@ -46,7 +47,7 @@ BACKLOG = 512
 MAX_HEAD = 16384
 MAX_BODY = 1 << 20
 CRASH_EXIT_CODE = 70
-CRASH_LISTENS = 0.005  # seconds in which a crashing app still notes the requests that were on their way to it
+CRASH_READS = 0.2  # seconds in which a crashing app still notes the requests that were on their way to it
 
 BEHAVIOURS = ("good", "errors", "slow", "unhealthy", "crash_on_start", "crash", "bad_after")
 LATER_BEHAVIOURS = ("errors", "slow", "unhealthy", "crash")
@@ -222,22 +223,15 @@ class App:
     def crash(self) -> t.NoReturn:
         """End the process and the requests in flight, and note which ones they are.
 
-        New connections are refused first, which an LB may try elsewhere; what was sent on open ones is still read.
+        As when the kernel ends a process, new connections are refused and open ones get a FIN. Unlike then, they are
+        read until the other side has closed too, because until it learns of the FIN it may send another request.
         """
-        killed: set[str] = set()
-        sockets = [connection.detach(killed) for connection in self.connections]
-        if self.listener is not None:
-            sockets += _accept_all(self.listener)
-            self.listener.close()
-        end = time.monotonic() + CRASH_LISTENS
-        heads = {fd: bytearray() for fd in sockets}
-        while time.monotonic() < end:
-            for fd, head in heads.items():
-                _read_into(fd, head)
-        for fd, head in heads.items():
-            _read_into(fd, head)
-            os.close(fd)
-            killed.update(request_ids(bytes(head)))
+        killed = {request_id for connection in self.connections for request_id in connection.request_ids()}
+        assert self.listener is not None
+        accepted = _accept_all(self.listener)
+        self.listener.close()
+        received = _read_to_the_end([*_connected_sockets(), *accepted], CRASH_READS)
+        killed.update(request_id for data in received for request_id in request_ids(data))
         self._note_killed(killed)
         os._exit(CRASH_EXIT_CODE)
 
@@ -291,12 +285,10 @@ class Connection(asyncio.Protocol):
         if not self._busy and not self._timer:
             self._timer = asyncio.get_running_loop().call_later(LINGER, self._transport.close)
 
-    def detach(self, killed: set[str]) -> int:
-        """Stop to serve; add the request in flight to `killed`, and return the file descriptor, still open."""
-        if self._request is not None and self._request.request_id:
-            killed.add(self._request.request_id)
-        killed.update(request_ids(bytes(self._buffer)))
-        return int(self._transport.get_extra_info("socket").fileno())
+    def request_ids(self) -> list[str]:
+        """The ids of the requests that have come and are not answered."""
+        current = [self._request.request_id] if self._request is not None and self._request.request_id else []
+        return [*current, *request_ids(bytes(self._buffer))]
 
     def _serve(self) -> None:
         try:
@@ -354,20 +346,45 @@ def request_ids(data: bytes) -> list[str]:
     return [value.strip().decode("latin-1") for value in found]
 
 
-def _accept_all(listener: socket.socket) -> list[int]:
-    """The file descriptors of the connections that nobody accepted yet."""
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    """The connections that nobody accepted yet."""
     accepted = []
     with contextlib.suppress(OSError):
         while True:
-            connection, _address = listener.accept()
-            connection.setblocking(False)
-            accepted.append(connection.detach())
+            accepted.append(listener.accept()[0])
     return accepted
 
 
-def _read_into(fd: int, buffer: bytearray) -> None:
-    with contextlib.suppress(OSError):
-        buffer += os.read(fd, 65536)
+def _connected_sockets() -> list[socket.socket]:
+    """Every TCP connection of this process, those included that asyncio has accepted and not handed over yet."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            connection = socket.socket(fileno=os.dup(int(name)))
+            connection.getpeername()
+            if connection.family == socket.AF_INET:
+                found.append(connection)
+    return found
+
+
+def _read_to_the_end(connections: t.Sequence[socket.socket], seconds: float) -> list[bytes]:
+    """Close the sending side of connections, and return what still comes on each until its end, or for some seconds."""
+    received = {connection: bytearray() for connection in connections}
+    for connection in connections:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+    coming = set(connections)
+    end = time.monotonic() + seconds
+    while coming and time.monotonic() < end:
+        for connection in select.select(coming, [], [], max(end - time.monotonic(), 0))[0]:
+            data = b""
+            with contextlib.suppress(OSError):
+                data = connection.recv(65536)
+            received[connection] += data
+            if not data:
+                coming.remove(connection)
+    return list(map(bytes, received.values()))
 
 
 def listen(address: str, port: int) -> socket.socket:
