@@ -133,6 +133,11 @@ class Runtime:
         _refuse_replaced(process)
         return process, parse_servers_state(self.backend, servers)
 
+    def refuse_replaced(self) -> None:
+        """Raise Reloaded where a worker answers that was replaced: while a reload goes on it may still accept."""
+        (info,) = self.connection.run(["show info"])
+        _refuse_replaced(parse_process(info))
+
     def current(self) -> Backend:
         return self.read()[1]
 
@@ -256,12 +261,17 @@ class _Call:
         deadline = time.monotonic() + self.request.timeout
         while True:
             try:
-                connection = AdminSocket(self.request.address, self.request.timeout)
-                break
+                runtime = self._open()
+                if patient:
+                    runtime.refuse_replaced()
+                return runtime
             except HaproxyError:
                 if not patient or time.monotonic() > deadline:
                     raise
-                time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
+
+    def _open(self) -> Runtime:
+        connection = AdminSocket(self.request.address, self.request.timeout)
         # Kept until the end: sessions of a replaced worker can be counted only over a connection from before.
         self._connections.append(connection)
         return Runtime(connection, self.request.backend)

@@ -149,6 +149,10 @@ def _entries(backend: str, text: str) -> dict[str, Server]:
 
 
 def _restored(now: Server, entry: Server | None) -> bool:
+    if now.agent == "enabled":
+        # Its weight is what the agent says, then as now.
+        now = now._replace(weight=now.initial_weight)
+        entry = entry and entry._replace(weight=entry.initial_weight)
     if entry is None:
         # `disabled` in the configuration: without an entry it comes back in maint.
         configured = "maint" if now.admin & CONFIGURED_MAINT else "ready"

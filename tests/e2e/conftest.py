@@ -10,6 +10,7 @@ import typing as t
 
 import pytest
 
+from e2e.haproxy_fixtures import busy, shop, start  # noqa: F401 (fixtures of the tests with a lab)
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
 from local_fleet.load import Load, Profile

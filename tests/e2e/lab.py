@@ -79,6 +79,9 @@ class App(http.server.ThreadingHTTPServer):
         self.healthy = True
         self.held = threading.Semaphore(0)
         self.holding = 0
+        self.asked = 0  # health checks
+        self.reason = "Service Unavailable"  # what an unhealthy answer says
+        self.broken = False  # hangs up on every request but health checks
         super().__init__((host, port), _Handler)
         threading.Thread(target=functools.partial(self.serve_forever, 0.05), daemon=True).start()
 
@@ -92,8 +95,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.holding += 1
             self.server.held.acquire(timeout=30)
             self.server.holding -= 1
+        self.server.asked += self.path == "/health"
+        if self.server.broken and self.path != "/health":
+            self.close_connection = True
+            return
         status = 503 if self.path == "/health" and not self.server.healthy else 200
-        self.send_response(status)
+        self.send_response(status, self.server.reason if status == 503 else None)
         self.send_header("Content-Length", "2")
         with contextlib.suppress(OSError):
             self.end_headers()
@@ -164,7 +171,8 @@ class Lab:
         if self.process.poll() is not None:
             raise AssertionError(f"HAProxy ended: {self.log()}")
         with contextlib.suppress(OSError):
-            return "Pid" in self.ask("show info")
+            # The master starts anew once its worker runs, and refuses connections for a moment.
+            return "Pid" in self.ask("show info") and "worker" in self.ask("show proc", "master.sock")
         return False
 
     def log(self) -> str:
@@ -211,6 +219,30 @@ class Lab:
         rows = [dict(zip(names, line.split(","))) for line in lines]
         return {row["svname"]: row for row in rows if row["pxname"] == backend}
 
+    def restart(self) -> None:
+        """Kill HAProxy, its worker included, and start it again."""
+        worker = self.pid()
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+        self._start()
+
+    def connect(self, port: int) -> socket.socket:
+        return socket.create_connection((self.host, port), timeout=10)
+
+    def wait_down(self, *servers: str) -> None:
+        """Whatever the app says: it may stand in the way of reading the table by columns."""
+        poll(
+            lambda: all(
+                f",{name}," in row and ",DOWN," in row
+                for name in servers
+                for row in self.ask("show stat").splitlines()
+                if row.startswith(f"shop,{name},")
+            ),
+            f"{servers} DOWN",
+        )
+
     def wait_status(self, status: str, *servers: str, backend: str = "shop") -> None:
         poll(lambda: all(self.rows(backend)[name]["status"] == status for name in servers), f"{servers} {status}")
 
@@ -236,9 +268,10 @@ class Lab:
 
 
 class Client:
-    """One request for /hold in a thread; ``status`` is its answer's, or 0 for a broken one."""
+    """One request in a thread; ``status`` is its answer's, or 0 for a broken one."""
 
-    def __init__(self, host: str, headers: dict[str, str]) -> None:
+    def __init__(self, host: str, headers: dict[str, str], path: str = "/hold") -> None:
+        self._path = path
         self.status: int | None = None
         self._host = host
         self._headers = headers
@@ -248,7 +281,7 @@ class Client:
     def _run(self) -> None:
         conn = http.client.HTTPConnection(self._host, 8000, timeout=40)
         try:
-            conn.request("GET", "/hold", headers=self._headers)
+            conn.request("GET", self._path, headers=self._headers)
             self.status = conn.getresponse().status
         except (OSError, http.client.HTTPException):
             self.status = 0
