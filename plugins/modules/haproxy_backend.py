@@ -15,10 +15,11 @@ description:
   - Servers that gain traffic come first and must be UP; only then are the others lowered. At no moment is the backend without
     a usable server, and backup servers do not take over by accident. What cannot be done that way is refused before anything
     is changed.
-  - A call that fails half-way puts back what it did. HAProxy has no transactions, so between two commands others may see a
-    mixture of old and new weights.
+  - A call that fails half-way puts back what it did, and says so. HAProxy has no transactions, so between two commands others
+    may see a mixture of old and new weights.
+  - Calls for the same socket and backend wait for each other.
   - A server never goes from maint straight to ready, as HAProxy would send traffic before the first health check. It goes to
-    drain, is waited for, and then let in.
+    drain, its health is set down until checks pass (which HAProxy logs), and then it is let in.
   - When HAProxy is reloaded during the call, this is noticed and the change is done again on the new process.
 author:
   - steady.rollout developers (@steady-rollout)
@@ -55,6 +56,7 @@ options:
         description:
           - The weight, 0 to 256. Left as it is when not given. A weight of 0 is not a drain, as cookies, stick tables and the
             server's queue still lead there.
+          - With an agent-check, the configured weight is what the agent makes of it.
           - Static algorithms (static-rr, and hashes without C(hash-type consistent)) take only 0 and the configured weight.
         type: int
       state:
@@ -73,7 +75,8 @@ options:
     description:
       - What to do with sessions that outlive O(drain_timeout).
       - V(fail) puts the servers back as they were and fails.
-      - V(continue) leaves the sessions to end by themselves and warns.
+      - V(continue) leaves the sessions to end by themselves and warns. Where C(on-marked-down shutdown-sessions) is configured
+        HAProxy itself ends them at maint; RV(cut_sessions) counts those.
       - V(cut) shuts them down; RV(cut_sessions) counts them.
     type: str
     choices: [fail, continue, cut]
@@ -95,12 +98,12 @@ options:
     default: false
   allow_empty:
     description:
-      - Allow an end state in which no server of the backend can take traffic.
+      - Allow a change after which no server of the backend can take traffic.
     type: bool
     default: false
   allow_backup:
     description:
-      - Allow an end state in which only backup servers are left to take traffic.
+      - Allow a change after which only backup servers are left to take traffic.
     type: bool
     default: false
   state_file:
