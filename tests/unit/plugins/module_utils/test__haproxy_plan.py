@@ -164,7 +164,8 @@ def test_what_is_refused_lowers_something_and_would_leave_nothing_usable(start: 
         weight = old.weight if item.weight is None else item.weight
         assert not weight or (item.state or old.state) != "ready"
     assert any(
-        old.state == "ready" and ((item.state or "ready") != "ready" or (item.weight is not None and item.weight < old.weight))
+        old.state == "ready"
+        and ((item.state or "ready") != "ready" or (item.weight is not None and item.weight < old.weight))
         for old in start.servers
         for item in [by_name.get(old.name, Wanted(old.name))]
     )
@@ -194,7 +195,9 @@ def test_a_server_that_leaves_maint_at_weight_zero_is_waited_for_as_cookies_lead
 
 
 def test_a_server_that_tracks_one_that_leaves_does_not_count_as_left() -> None:
-    start = backend(server("a"), server("b", tracks="shop/a", checked=False), server("c", tracks="shop/b", checked=False))
+    start = backend(
+        server("a"), server("b", tracks="shop/a", checked=False), server("c", tracks="shop/b", checked=False)
+    )
     with pytest.raises(Refused, match="without any usable server"):
         make_plan(start, [Wanted("a", state="drain")], Policy(), False)
 
@@ -206,7 +209,9 @@ def test_followers_of_a_drained_server_must_be_empty_too() -> None:
 
 def test_a_server_and_the_one_that_it_tracks_can_come_back_in_one_call() -> None:
     held = [server("a", state="maint"), server("b", tracks="shop/a", checked=False)._replace(admin=FORCED_MAINT | 2)]
-    plan = make_plan(backend(*held, server("c")), [Wanted("a", state="ready"), Wanted("b", state="ready")], Policy(), False)
+    plan = make_plan(
+        backend(*held, server("c")), [Wanted("a", state="ready"), Wanted("b", state="ready")], Policy(), False
+    )
     assert [command for command in plan.raises if command.endswith("ready")] == [
         "set server shop/a state ready",
         "set server shop/b state ready",
