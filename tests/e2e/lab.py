@@ -14,7 +14,7 @@ import pathlib
 import secrets
 import shutil
 import signal
-import socket
+import socket as net
 import subprocess
 import tempfile
 import threading
@@ -188,11 +188,11 @@ class Lab:
 
     def ask(self, command: str, path: str = "admin.sock") -> str:
         """One command, outside the code under test."""
-        with socket.socket(socket.AF_UNIX) as conn:
+        with net.socket(net.AF_UNIX) as conn:
             conn.settimeout(10)
             conn.connect(str(self.dir / path))
             conn.sendall(command.encode() + b"\n")
-            conn.shutdown(socket.SHUT_WR)
+            conn.shutdown(net.SHUT_WR)
             return b"".join(iter(functools.partial(conn.recv, 65536), b"")).decode()
 
     def pid(self) -> int:
@@ -231,8 +231,8 @@ class Lab:
             os.kill(worker, signal.SIGKILL)
         self._start()
 
-    def connect(self, port: int) -> socket.socket:
-        return socket.create_connection((self.host, port), timeout=10)
+    def connect(self, port: int) -> net.socket:
+        return net.create_connection((self.host, port), timeout=10)
 
     def wait_down(self, *servers: str) -> None:
         """Whatever the app says: it may stand in the way of reading the table by columns."""

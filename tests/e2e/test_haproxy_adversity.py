@@ -260,7 +260,8 @@ def test_requests_bound_by_a_cookie_do_not_reach_a_server_that_leaves_maint_unpr
 def test_a_late_request_bound_by_a_cookie_is_waited_for_in_maint(start: START, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = start(with_cookies(SHOP))
     lab.wait_status("UP", "web1", "web2", "web3")
-    change, late = _haproxy_backend.Runtime.change, []
+    change = _haproxy_backend.Runtime.change
+    late: list[Client] = []
 
     def slip_in(runtime: t.Any, commands: t.Sequence[str]) -> None:
         if any(command.endswith("state maint") for command in commands) and not late:

@@ -15,12 +15,12 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
     Plan,
     Policy,
     Refused,
+    Unsettled,
     Wanted,
     differences,
     emptied,
     make_plan,
     make_undo,
-    Unsettled,
     refuse_unsafe_lowering,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
