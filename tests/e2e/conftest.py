@@ -1,7 +1,7 @@
 # Copyright (c) steady.rollout developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of the tests that need a local fleet or a load. Each test has a fleet of its own."""
+"""Fixtures of the tests that need a local fleet, a load or a lab. Each test has one of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import contextlib
 import typing as t
 
 import pytest
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Wanted
 
-from e2e.haproxy_fixtures import busy, shop, start  # noqa: F401 (fixtures of the tests with a lab)
+from e2e import lab as haproxy_lab
+from e2e.lab import Lab
+from e2e.shop import SHOP, VERSIONS
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
 from local_fleet.load import Load, Profile
@@ -45,3 +48,31 @@ def start_load(fleet: Fleet) -> t.Iterator[t.Callable[..., Load]]:
 def load(start_load: t.Callable[..., Load]) -> Load:
     """300 requests/s to each load balancer of `fleet`."""
     return start_load()
+
+
+@pytest.fixture(params=VERSIONS)
+def start(request: pytest.FixtureRequest) -> t.Iterator[t.Callable[..., Lab]]:
+    """Start a lab on the HAProxy version at hand, and stop it in the end."""
+    command = haproxy_lab.haproxy_command(request.param)
+    with contextlib.ExitStack() as stack:
+
+        def start_lab(body: str = SHOP, **options: t.Any) -> Lab:
+            return stack.enter_context(Lab(body, command=command, **options))
+
+        yield start_lab
+
+
+@pytest.fixture
+def shop(start: t.Callable[..., Lab]) -> Lab:
+    lab = start()
+    lab.wait_status("UP", "web1", "web2", "web3")
+    return lab
+
+
+@pytest.fixture
+def busy(shop: Lab) -> Lab:
+    """All traffic goes to web1, and two requests are in flight there."""
+    shop.change(Wanted("web2", 0), Wanted("web3", 0))
+    shop.hold(2)
+    shop.change(Wanted("web2", 10), Wanted("web3", 10))
+    return shop

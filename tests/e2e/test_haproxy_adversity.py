@@ -16,8 +16,8 @@ from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_bac
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Refused, Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 
-from e2e.haproxy_fixtures import SHOP, Running
 from e2e.lab import Client, Lab, poll
+from e2e.shop import SHOP, Running
 
 TWO = SHOP.replace("    server web3 {host}:8083\n", "")
 COOKIES = "    cookie S insert indirect\n"

@@ -17,8 +17,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
 
 from e2e import lab as haproxy_lab
-from e2e.haproxy_fixtures import SHOP, Running
 from e2e.lab import Lab, poll
+from e2e.shop import SHOP, Running
 
 # What is asked for is what is there
 

@@ -402,10 +402,17 @@ def is_free(number: int) -> bool:
     return holder is not None
 
 
+def free_number() -> int:
+    for number in random.sample(DETACHED_NUMBERS, len(DETACHED_NUMBERS)):
+        if is_free(number):
+            return number
+    raise AssertionError(f"all of {DETACHED_NUMBERS} are taken")
+
+
 @pytest.fixture
 def detached() -> t.Iterator[str]:
     """The directory of a fleet started by `up`, with a number that no other test takes."""
-    number = next(filter(is_free, random.sample(DETACHED_NUMBERS, len(DETACHED_NUMBERS))))
+    number = free_number()
     directory = f"/tmp/steady-up-{os.getpid()}"
     started = cli(directory, "up", "--apps=6", f"--number={number}")
     try:

@@ -1,20 +1,15 @@
 # Copyright (c) steady.rollout developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of the tests that change the backend of a lab, on every version of HAProxy under test."""
+"""What the tests that change the backend of a lab share: its configuration, the versions, and a call that is under way."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import Outcome
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Wanted
-
-from e2e import lab as haproxy_lab
-from e2e.lab import Lab
 
 VERSIONS = [
     "system",
@@ -30,25 +25,6 @@ backend shop
     server web2 {host}:8082
     server web3 {host}:8083
 """
-
-
-@pytest.fixture(params=VERSIONS)
-def start(request: pytest.FixtureRequest) -> t.Iterator[t.Callable[..., Lab]]:
-    """Start a lab on the HAProxy version at hand, and stop it in the end."""
-    command = haproxy_lab.haproxy_command(request.param)
-    with contextlib.ExitStack() as stack:
-
-        def start_lab(body: str = SHOP, **options: t.Any) -> Lab:
-            return stack.enter_context(Lab(body, command=command, **options))
-
-        yield start_lab
-
-
-@pytest.fixture
-def shop(start: t.Callable[..., Lab]) -> Lab:
-    lab = start()
-    lab.wait_status("UP", "web1", "web2", "web3")
-    return lab
 
 
 class Running(threading.Thread):
@@ -73,12 +49,3 @@ class Running(threading.Thread):
             raise self._error
         assert self._outcome, "the call did not end in 40 s"
         return self._outcome
-
-
-@pytest.fixture
-def busy(shop: Lab) -> Lab:
-    """All traffic goes to web1, and two requests are in flight there."""
-    shop.change(Wanted("web2", 0), Wanted("web3", 0))
-    shop.hold(2)
-    shop.change(Wanted("web2", 10), Wanted("web3", 10))
-    return shop
