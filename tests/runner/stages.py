@@ -358,7 +358,7 @@ STAGES = {
         Stage("sanity", sanity, limit=900),
         Stage("unit", unit, limit=600),
         Stage("integration", integration, limit=900),
-        Stage("e2e", e2e, limit=1500),
+        Stage("e2e", e2e, limit=2700),
         Stage("benchmarks", benchmarks, limit=900),
     )
 }
