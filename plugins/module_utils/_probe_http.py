@@ -13,6 +13,7 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import re
 import socket
 import ssl
 import threading
@@ -33,6 +34,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._probe_expect impor
     ProbeError,
     mismatch,
 )
+from ansible_collections.steady.rollout.plugins.module_utils._probe_match import Matcher, SlowMatch
 
 USER_AGENT = "steady.rollout http_probe"
 CHUNK = 65536  # bytes
@@ -174,19 +176,36 @@ class Prober:
         self._context = context
         self._max_body = max_body  # bytes read of a body
         self._resolver = _Resolver()
+        self._matcher = Matcher()
+
+    def close(self) -> None:
+        """End the processes that tries have started."""
+        self._matcher.close()
 
     def attempt(self, target: Target, seconds: float) -> Try:
         """Ask once; takes not more than `seconds`."""
         excerpts = Excerpts(target.secrets)
+        clock = _Clock(seconds)
         try:
-            answer = self._ask_following(target, _Clock(seconds), excerpts)
+            answer = self._ask_following(target, clock, excerpts)
         except _OutOfTime as failure:
             return Try(reason=str(failure), cut=True)
         except _TryFailed as failure:
             return Try(reason=str(failure))
-        reason = mismatch(target.expect, answer, excerpts)
+        reason, cut = self._judge(target, answer, clock, excerpts)
         body = None if reason is None else excerpts.plain(answer.text)
-        return Try(reason=reason, status=answer.status, latency_ms=answer.latency_ms, body=body)
+        return Try(reason=reason, status=answer.status, latency_ms=answer.latency_ms, body=body, cut=cut)
+
+    def _judge(self, target: Target, answer: Answer, clock: _Clock, excerpts: Excerpts) -> tuple[str | None, bool]:
+        """What is wrong with the answer, if anything, and whether that is only that it could not be judged in time."""
+
+        def search(pattern: re.Pattern[str], text: str) -> bool:
+            return self._matcher.search(pattern, text, clock.left())
+
+        try:
+            return mismatch(target.expect, answer, excerpts, search), False
+        except (_OutOfTime, SlowMatch) as failure:
+            return str(failure), True
 
     def _ask_following(self, target: Target, clock: _Clock, excerpts: Excerpts) -> Answer:
         for _redirect in range(MAX_REDIRECTS + 1):

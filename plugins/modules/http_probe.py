@@ -180,7 +180,8 @@ options:
         type: str
       body_regex:
         description:
-          - Regular expression of Python that is found in the body.
+          - Regular expression of Python that is found in the body. A search that is not over within the time of the try is a
+            failure.
         type: str
       json:
         description:
@@ -425,7 +426,10 @@ def main() -> None:
         rules = parse_rules(params)
         targets = parse_targets(params)
         prober = Prober(make_tls_context(params, targets), params["max_body"])
-        progresses, elapsed = run(targets, rules, prober.attempt)
+        try:
+            progresses, elapsed = run(targets, rules, prober.attempt)
+        finally:
+            prober.close()
     except ProbeError as exc:
         module.fail_json(msg=str(exc))
     result: dict[str, t.Any] = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import typing as t
 
 import pytest
@@ -36,8 +37,12 @@ def answer(status: int = 200, text: str = "", whole: bool = True, latency_ms: fl
     return Answer(status=status, headers=named, text=text, whole=whole, latency_ms=latency_ms)
 
 
+def found(pattern: re.Pattern[str], text: str) -> bool:
+    return pattern.search(text) is not None
+
+
 def judged(wanted: dict[str, t.Any], given_answer: Answer) -> str | None:
-    return mismatch(parse_expectation({"status": ["200"], **wanted}, "expect"), given_answer, Excerpts())
+    return mismatch(parse_expectation({"status": ["200"], **wanted}, "expect"), given_answer, Excerpts(), found)
 
 
 def test_answer_as_expected_has_no_mismatch() -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import os
@@ -20,9 +21,10 @@ import typing as t
 
 import pytest
 import trustme
-from ansible_collections.steady.rollout.plugins.module_utils._probe import Target, Try, parse_targets
+from ansible_collections.steady.rollout.plugins.module_utils._probe import Rules, Target, Try, parse_targets
 from ansible_collections.steady.rollout.plugins.module_utils._probe_expect import ProbeError
 from ansible_collections.steady.rollout.plugins.module_utils._probe_http import Prober, Tls, tls_context
+from ansible_collections.steady.rollout.plugins.module_utils._probe_run import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -178,6 +180,34 @@ def target(common: dict[str, t.Any] | None = None, **options: t.Any) -> Target:
 def ask(server: Server, common: dict[str, t.Any] | None = None, seconds: float = ENOUGH, **options: t.Any) -> Try:
     asked = target(common, address="127.0.0.1", port=server.port, **options)
     return Prober(None, MAX_BODY).attempt(asked, seconds)
+
+
+# Regular expressions.
+
+
+def test_body_is_searched_for_a_regular_expression(serve: Serve) -> None:
+    server = serve(sends(reply(b"it is ready")))
+    with contextlib.closing(Prober(None, MAX_BODY)) as prober:
+        tries = [
+            prober.attempt(target(address="127.0.0.1", port=server.port, expect={"body_regex": regex}), ENOUGH)
+            for regex in ("ready$", "^ready")
+        ]
+    assert [result.ok for result in tries] == [True, False]
+
+
+def test_endless_search_is_a_failure_in_time_and_delays_no_other_target(serve: Serve) -> None:
+    server = serve(sends(reply(b"a" * 64 + b"b")))
+    endless = {"expect": {"status": ["200"], "body_regex": "(a+)+$"}}
+    asked = target(endless, address="127.0.0.1", port=server.port)
+    targets = [asked, dataclasses.replace(asked, name="good", expect=target(address="127.0.0.1").expect)]
+    rules = Rules(rise=3, fall=0, interval=0.05, timeout=1.0, deadline=2.5)
+    with contextlib.closing(Prober(None, MAX_BODY)) as prober:
+        (slow, good), elapsed = run(targets, rules, prober.attempt)
+    assert (slow.health, good.health) == ("down", "up")
+    assert good.elapsed < 1.0
+    assert elapsed < rules.deadline + SLACK
+    assert slow.last_failure is not None
+    assert "regular expression '(a+)+$' took longer than" in str(slow.last_failure.reason)
 
 
 # Servers that behave.
