@@ -245,7 +245,7 @@ def _parse_target(wanted: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any]) 
         raise ProbeError(f"targets has the name {name!r}: give a name that can be printed.")
     where = f"target {name}"
     place = _parse_place(wanted, params, where)
-    headers = _parse_headers(_merged(params.get("headers"), wanted.get("headers")), where)
+    headers = _parse_headers(_merged_headers(params.get("headers"), wanted.get("headers")), where)
     host = wanted.get("host") or params.get("host")
     expect = parse_expectation(_merged(params.get("expect"), wanted.get("expect")), f"expect (for {where})")
     if params["method"] == "HEAD" and expect.reads_body:
@@ -272,6 +272,12 @@ def _parse_target(wanted: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any]) 
 def _merged(common: t.Mapping[str, t.Any] | None, own: t.Mapping[str, t.Any] | None) -> dict[str, t.Any]:
     """The options for all targets, with those a target gives itself in their place."""
     return {**(common or {}), **{name: value for name, value in (own or {}).items() if value is not None}}
+
+
+def _merged_headers(common: t.Mapping[str, t.Any] | None, own: t.Mapping[str, t.Any] | None) -> dict[str, t.Any]:
+    """As _merged, for names whose case does not matter. One that is given twice in the same option stays so."""
+    replaced = {str(name).lower() for name, value in (own or {}).items() if value is not None}
+    return _merged({name: value for name, value in (common or {}).items() if str(name).lower() not in replaced}, own)
 
 
 @dataclass(frozen=True)
@@ -308,17 +314,21 @@ def _parse_place(wanted: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any], w
 
 
 def _parse_url(url: str, where: str) -> _Place:
+    # First of all, because the other messages show the url.
+    if "@" in re.split("[/?#]", url.split("//", 1)[-1], maxsplit=1)[0]:
+        raise ProbeError(f"{where} has a url with a user or a password: give them in headers, which are never shown.")
+    # With a user in an odd place, it may still be a password that makes the url unreadable.
+    shown = f"the url {url!r}" if "@" not in url else "a url with an @, which is not shown"
     if not url.isprintable() or " " in url:
-        raise ProbeError(f"{where} has the url {url!r}: it holds spaces or control characters. Percent-encode them.")
+        raise ProbeError(f"{where} has {shown}: it holds spaces or control characters. Percent-encode them.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ProbeError(f"{where} has the url {url!r}, which cannot be read: {error}.") from error
-    if "@" in parts.netloc:
-        raise ProbeError(f"{where} has a url with a user or a password: give them in headers, which are never shown.")
+        why = f": {error}" if "@" not in url else ""
+        raise ProbeError(f"{where} has {shown}, which cannot be read{why}.") from error
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        raise ProbeError(f"{where} has the url {url!r}: give http://HOST or https://HOST.")
+        raise ProbeError(f"{where} has {shown}: give http://HOST or https://HOST.")
     if port == 0:
         raise ProbeError(f"{where} has port 0 in its url: give 1 to 65535.")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -329,8 +339,9 @@ def _parse_url(url: str, where: str) -> _Place:
 def _parse_address(address: str, where: str) -> str:
     bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     try:
-        # A name in another script has its own form in DNS, in Host and in certificates.
-        encoded = bare if bare.isascii() else bare.encode("idna").decode("ascii")
+        # A name in another script has its own form in DNS, in Host and in certificates. What has no such form, as a name
+        # with an empty or a too long label, is refused only later by Python, in the middle of a TLS handshake.
+        encoded = bare.encode("idna").decode("ascii")
     except UnicodeError:
         encoded = ""
     if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?", encoded):
@@ -396,7 +407,9 @@ def _parse_host(host: str | None, headers: Headers, where: str) -> str | None:
 def _is_authority(host: str) -> bool:
     try:
         parts = urlsplit(f"//{host}")
-        return bool(re.fullmatch(r"[A-Za-z0-9._~:\[\]-]+", host) and parts.hostname and parts.port != 0)
+        if not (re.fullmatch(r"[A-Za-z0-9._~:\[\]-]+", host) and parts.hostname and parts.port != 0):
+            return False
+        return bool(parts.hostname.encode("idna"))  # see _parse_address
     except ValueError:
         return False
 

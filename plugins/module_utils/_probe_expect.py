@@ -66,8 +66,8 @@ class Excerpts:
 
     def __init__(self, secrets: t.Iterable[str] = ()) -> None:
         # The parts too: of `Bearer abc` an echo may hold only `abc`. Longest first, or a part would break up its whole.
-        parts = {part for secret in secrets for part in (secret, *secret.split())}
-        self._secrets = sorted((part for part in parts if len(part) >= SHORTEST_SECRET), key=len, reverse=True)
+        parts = {part for secret in secrets for part in (secret, *secret.split()) if len(part) >= SHORTEST_SECRET}
+        self._secrets = sorted({form for part in parts for form in _echoes(part)}, key=len, reverse=True)
 
     def plain(self, text: str) -> str:
         """The text without secrets and control characters, not more than EXCERPT_LENGTH characters of it."""
@@ -78,6 +78,15 @@ class Excerpts:
 
     def quoted(self, text: str) -> str:
         return f"'{self.plain(text)}'"
+
+
+def _echoes(secret: str) -> tuple[str, ...]:
+    """The forms in which an answer repeats a header's value: as it is, in JSON, and as the Latin-1 that was sent, which
+    is read as UTF-8."""
+    escaped = [json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+    solidus = [text.replace("/", "\\/") for text in escaped]  # as PHP writes it
+    raw = secret.encode("latin-1", errors="replace").decode("utf-8", errors="replace")
+    return secret, *escaped, *solidus, raw
 
 
 def _printable(character: str) -> str:

@@ -92,7 +92,10 @@ class _Searcher:
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM], stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
+                [sys.executable, "-I", "-S", "-c", _PROGRAM],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
             )
         except OSError as error:
             self._socket.close()

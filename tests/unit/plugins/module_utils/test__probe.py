@@ -345,8 +345,34 @@ def test_refused_header_does_not_show_its_value(value: t.Any) -> None:
     assert "s3cret" not in refusal(address="a", headers={"Authorization": value})
 
 
-def test_refused_url_does_not_show_its_password() -> None:
-    assert "s3cret" not in refusal(url="http://user:s3cret@a/")
+@pytest.mark.parametrize(
+    "password", ["s3cret", "s3cret x", "x/s3cret", "s3cret/x", "s3cret\t", "s3cret@x", "s3cret?x y"]
+)
+@pytest.mark.parametrize("form", ["http://user:{}@a/", "//user:{}@a/", "user:{}@a", "http:////user:{}@a/"])
+def test_refused_url_does_not_show_its_password(form: str, password: str) -> None:
+    assert "s3cret" not in refusal(url=form.format(password))
+
+
+def test_at_in_a_path_is_no_user() -> None:
+    assert target(url="http://a/users/@me").path == "/users/@me"
+
+
+def test_own_header_takes_the_place_of_a_common_one_in_another_case() -> None:
+    headers = target(address="a", common={"headers": {"X-Token": "1", "X-Env": "2"}}, headers={"x-token": "3"}).headers
+    assert headers == (("X-Env", "2"), ("x-token", "3"))
+
+
+@pytest.mark.parametrize("name", [".example.com", "a..example.com", "x" * 64 + ".example.com"])
+@pytest.mark.parametrize("option", ["url", "address", "host", "server_hostname"])
+def test_name_with_an_empty_or_too_long_label_is_refused(option: str, name: str) -> None:
+    options = {"address": "a", option: f"https://{name}/" if option == "url" else name}
+    if option == "url":
+        del options["address"]
+    assert name in refusal(**options)
+
+
+def test_name_may_end_in_a_dot() -> None:
+    assert target(address="web1.example.com.", host="example.com.").address == "web1.example.com."
 
 
 def test_no_targets_are_refused() -> None:

@@ -239,6 +239,20 @@ def test_secret_at_the_end_of_an_excerpt_is_not_cut_in_half() -> None:
     assert "s3cr" not in Excerpts(["s3cret-token"]).plain("x" * (EXCERPT_LENGTH - 5) + "s3cret-token")
 
 
+@pytest.mark.parametrize("secret", ['pass"word', "back\\slash", "pässwörd", "a/b/c/d"])
+def test_secret_is_hidden_in_every_form_that_an_answer_gives_it(secret: str) -> None:
+    in_json = json.dumps(secret)[1:-1]
+    echoes = [
+        secret,
+        in_json,
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        in_json.replace("/", "\\/"),
+        secret.encode("latin-1").decode("utf-8", errors="replace"),
+    ]
+    shown = [Excerpts([secret]).plain(f"<{echo}>") for echo in echoes]
+    assert shown == [f"<{HIDDEN}>"] * len(echoes)
+
+
 def test_value_too_short_for_a_secret_is_left_alone() -> None:
     assert Excerpts(["1", "*/*"]).plain("1 of 10 */*") == "1 of 10 */*"
 
