@@ -25,6 +25,7 @@ OLDEST = pytest.param("bullseye", marks=pytest.mark.core)
 NEWEST = "forky"
 PLAY_SECONDS = 240
 CONFIG = "/etc/haproxy/haproxy.cfg"
+DROP_IN = "/etc/systemd/system/haproxy.service.d/steady-rollout.conf"
 STATE_FILE = "/var/lib/haproxy/server-state"
 SOCKET = "/run/haproxy/admin.sock"
 ASK = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1]); \
@@ -229,6 +230,25 @@ def test_a_configuration_that_does_not_run_is_taken_back(ready: Host, tmp_path: 
     assert servers(ready) == weights
     assert ready.run("systemctl", "is-active", "haproxy").stdout.strip() == "active"
     assert apply(ready, tmp_path, SHOP).changed == 0
+
+
+def test_a_drop_in_that_systemd_has_not_read_is_read_by_the_next_run(ready: Host, tmp_path: pathlib.Path) -> None:
+    # As after a run that died between the two.
+    ready.run("touch", DROP_IN)
+    run = apply(ready, tmp_path, SHOP)
+    assert run.code == 0, run.output
+    needed = ready.run("systemctl", "show", "--property", "NeedDaemonReload", "--value", "haproxy").stdout.strip()
+    assert needed == "no"
+
+
+def test_a_server_with_a_host_name_gets_its_new_address_at_a_reload(ready: Host) -> None:
+    hosts = ready.read("/etc/hosts")
+    ready.write(CONFIG, ready.read(CONFIG).replace("127.0.0.21:", "web1.example:"))
+    for address in ("127.0.0.31", "127.0.0.32"):
+        ready.write("/etc/hosts", f"{hosts}\n{address} web1.example\n")
+        ready.run("systemctl", "reload", "haproxy")
+        assert f" web1 {address} " in ask(ready, "show servers state shop")
+    ready.write("/etc/hosts", hosts)
 
 
 @pytest.mark.parametrize("line", ["no-such-word", "listen more\n    bind 192.0.2.1:8000\n"], ids=["word", "bind"])
