@@ -4,16 +4,18 @@
 # This module util is private to the collection; it may change at any time.
 """What is wrong with the frontends and backends given to the role `haproxy`, beyond their types.
 
-The values end up in HAProxy's configuration, where a space or a line break in a name would start something else.
+The values end up in HAProxy's configuration, where a space or a line break in a name would start something else. A value of None counts as not given.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import typing as t
 
 NAME = re.compile(r"[A-Za-z0-9_.:-]+")  # HAProxy's own limit for names of proxies and servers
 WORD = re.compile(r"[^\s\"'#\\]+")
+HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 HIGHEST_WEIGHT = 256
 
 Proxies = t.Sequence[t.Mapping[str, t.Any]]
@@ -54,23 +56,35 @@ def _backend_problems(backend: t.Mapping[str, t.Any]) -> t.Iterator[str]:
     yield from _line_problems(where, "options", backend.get("options") or [])
     check = backend.get("check") or {}
     for key in ("path", "host", "status", "inter"):
-        if key in check and not WORD.fullmatch(str(check[key])):
+        if check.get(key) is not None and not WORD.fullmatch(str(check[key])):
             yield f"The check's {key} {check[key]!r} of {where} must be one word without quotes."
     for key in ("rise", "fall"):
-        if key in check and int(check[key]) < 1:
+        if check.get(key) is not None and int(check[key]) < 1:
             yield f"The check's {key} of {where} must be at least 1."
     for server in backend["servers"]:
         yield from _server_problems(f"server {server['name']} of {where}", server)
 
 
 def _server_problems(where: str, server: t.Mapping[str, t.Any]) -> t.Iterator[str]:
-    if not WORD.fullmatch(str(server["address"])):
-        yield f"The address {server['address']!r} of {where} must be one word without quotes."
+    if not _is_address(str(server["address"])):
+        yield (
+            f"The address {server['address']!r} of {where} must be an IP address or a host name, "
+            "without brackets and without the port."
+        )
     if not 0 < int(server["port"]) < 65536:
         yield f"The port {server['port']} of {where} must be between 1 and 65535."
-    if not 0 <= int(server.get("weight", 0)) <= HIGHEST_WEIGHT:
+    if server.get("weight") is not None and not 0 <= int(server["weight"]) <= HIGHEST_WEIGHT:
         yield f"The weight {server['weight']} of {where} must be between 0 and {HIGHEST_WEIGHT}."
     yield from _line_problems(where, "options", [server.get("options") or ""])
+
+
+def _is_address(text: str) -> bool:
+    """Whether this is an IPv4 or IPv6 address, without a zone, or may be a host name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return HOST_NAME.fullmatch(text) is not None
+    return "%" not in text
 
 
 def _line_problems(where: str, key: str, lines: t.Sequence[str]) -> t.Iterator[str]:

@@ -41,6 +41,10 @@ def test_names_that_haproxy_refuses_are_problems(name: str) -> None:
         ({"server": {"weight": 257}}, "weight"),
         ({"server": {"weight": -1}}, "weight"),
         ({"server": {"address": "192.0.2.1 disabled"}}, "address"),
+        ({"server": {"address": "[::1]"}}, "address"),
+        ({"server": {"address": "192.0.2.1:80"}}, "address"),
+        ({"server": {"address": "192.0.2"}}, "address"),
+        ({"server": {"address": "web1.example:80"}}, "address"),
         ({"server": {"options": "check\nserver evil 192.0.2.9:1"}}, "line break"),
         ({"backend": {"options": ["a\nb"]}}, "line break"),
         ({"frontend": {"bind": [":80\n"]}}, "line break"),
@@ -54,6 +58,24 @@ def test_a_value_that_cannot_work_is_named(change: dict[str, t.Any], word: str) 
     found = problems(**change)
     assert len(found) == 1
     assert word in found[0]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "::1", "web1", "web-1.example.", "1.web.example"])
+def test_addresses_and_host_names_are_good(address: str) -> None:
+    assert problems(server={"address": address}) == []
+
+
+def test_a_value_of_none_counts_as_not_given() -> None:
+    check = dict.fromkeys(("path", "host", "status", "inter", "rise", "fall"))
+    assert (
+        problems(
+            frontend={"options": None, "default_backend": None, "mode": None},
+            backend={"options": None, "balance": None, "mode": None, "check": check},
+            server={"weight": None, "options": None, "backup": None},
+        )
+        == []
+    )
+    assert problems(backend={"check": None}) == []
 
 
 def test_two_backends_of_one_name_are_a_problem() -> None:
