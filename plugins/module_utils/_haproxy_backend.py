@@ -216,9 +216,9 @@ def change_backend(request: Request) -> Outcome:
         with exclusive(f"{request.address}!{request.backend}", patience):
             return call.run()
     except LockError as exc:
-        raise HaproxyError(
-            f"another call is changing backend {request.backend}: its lock is {exc}. Nothing was changed; run again."
-        ) from exc
+        # Whoever may not lock may often not reach the socket either, which is what he can do something about.
+        AdminSocket(request.address, request.timeout).close()
+        raise HaproxyError(f"cannot lock backend {request.backend}: {exc}. Nothing was changed.") from exc
     finally:
         call.close()
 
@@ -357,16 +357,31 @@ class _Call:
         deadline = time.monotonic() + self.request.drain_timeout
         left = self._await_empty(runtime, plan.drains, deadline)
         self._fail_for(left)
+        cut: dict[str, int] = {}
+        if left and self.request.on_drain_timeout == "cut":
+            # Before maint, where every request can be counted: HAProxy 3.2 answers 503 to the queue of a server in maint.
+            cut = self._cut(runtime, [server.name for server in left])
         runtime.change(plan.close)
-        if plan.close and not left:
-            # A request that a cookie binds to the server may have come between the last look and maint; no more can.
-            left = self._await_empty(runtime, plan.drains, max(deadline, time.monotonic() + LATE_SECONDS))
-            self._fail_for(left)
-        if not left:
-            return {}
-        if self.request.on_drain_timeout == "cut":
-            return self._cut(runtime, [server.name for server in left])
-        return self._leave(runtime, left)
+        if left and self.request.on_drain_timeout == "continue":
+            return self._leave(runtime, left)
+        # A request that a cookie binds to the server may have come between the last look and maint; no more can.
+        late = (
+            self._await_empty(runtime, plan.drains, max(deadline, time.monotonic() + LATE_SECONDS))
+            if plan.close
+            else []
+        )
+        self._fail_for(late)
+        if late and self.request.on_drain_timeout == "cut":
+            for name, count in self._cut(runtime, [server.name for server in late]).items():
+                cut[name] = cut.get(name, 0) + count
+        elif late:
+            return self._leave(runtime, late)
+        left_over = self._busy(runtime, list(cut))
+        if left_over:
+            raise HaproxyError(f"{_list(left_over, _session_words)} although all were shut down; try state: maint")
+        if cut:
+            self._warnings.append(f"cut after {self.request.drain_timeout:g} s of drain: {_counts(cut)}")
+        return cut
 
     def _fail_for(self, left: t.Sequence[Server]) -> None:
         if left and self.request.on_drain_timeout == "fail":
@@ -419,27 +434,26 @@ class _Call:
         return gone
 
     def _cut(self, runtime: Runtime, names: t.Sequence[str]) -> dict[str, int]:
-        """Shut sessions down until none is left, not even those that came out of the queue meanwhile."""
-        cut = dict.fromkeys(names, 0)
-        deadline = time.monotonic() + CUT_SECONDS
-        while True:
-            busy = [server for server in runtime.current().several(names) if server.sessions or server.queued]
-            if not busy:
-                break
-            if time.monotonic() >= deadline:
-                raise HaproxyError(f"{_list(busy, _session_words)} {CUT_SECONDS:g} s after the first were shut down")
-            runtime.change([f"shutdown sessions server {self.request.backend}/{server.name}" for server in busy])
-            for server in busy:
-                cut[server.name] += server.sessions
-            time.sleep(POLL_SECONDS)
+        """Shut sessions down until none is left, not even those that came out of the queue meanwhile; count them.
+
+        Gives up after CUT_SECONDS: requests that a cookie binds to a server in drain may come without end.
+        """
         old = self._left_on_replaced(names)
         if old:
             raise HaproxyError(
                 f"{_counts(old)} are served by a worker from before a reload, which nothing can tell to cut them"
             )
-        cut = {name: count for name, count in cut.items() if count}
-        self._warnings.append(f"cut after {self.request.drain_timeout:g} s of drain: {_counts(cut)}")
-        return cut
+        cut = dict.fromkeys(names, 0)
+        deadline = time.monotonic() + CUT_SECONDS
+        while time.monotonic() < deadline:
+            busy = [server for server in runtime.current().several(names) if server.sessions or server.queued]
+            if not busy:
+                break
+            runtime.change([f"shutdown sessions server {self.request.backend}/{server.name}" for server in busy])
+            for server in busy:
+                cut[server.name] += server.sessions
+            time.sleep(POLL_SECONDS)
+        return {name: count for name, count in cut.items() if count}
 
     def _undone(self, problem: Exception) -> HaproxyError:
         """Put everything back that the call has changed, over a new connection, as the old one may be out of step."""

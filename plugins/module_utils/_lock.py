@@ -25,8 +25,11 @@ class LockError(Exception):
 @contextlib.contextmanager
 def exclusive(name: str, seconds: float) -> t.Iterator[None]:
     """Hold the lock ``name`` against every process of this user on this host; wait for it up to ``seconds``."""
-    path = os.path.join(_folder(), urllib.parse.quote(name, safe=""))
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        path = os.path.join(_folder(), urllib.parse.quote(name, safe=""))
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise LockError(f"the lock file cannot be made: {exc.strerror} ({exc.filename})") from exc
     try:
         _wait(handle, seconds)
         # For the message of whoever waits in vain.
@@ -56,7 +59,7 @@ def _wait(handle: int, seconds: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise LockError(f"held by {_holder(handle)} for more than {seconds:g} s") from None
+                raise LockError(f"another call holds it, {_holder(handle)}, for more than {seconds:g} s") from None
             time.sleep(POLL_SECONDS)
 
 

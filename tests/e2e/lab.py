@@ -198,9 +198,6 @@ class Lab:
     def pid(self) -> int:
         return int(self.ask("show info").split("\nPid: ")[1].split()[0])
 
-    def version(self) -> str:
-        return self.ask("show info").split("\nVersion: ")[1].split()[0]
-
     def reload(self) -> None:
         before = self.pid()
         self.ask("reload", "master.sock")

