@@ -15,10 +15,10 @@ short_description: Judge whether an HAProxy configuration is ready for rollouts
 version_added: 0.1.0
 description:
   - Takes the text of HAProxy's configuration files and returns what they lack for rollouts, each lack with the line to add or change.
-  - Only the files are looked at. Whether the running process answers is for M(steady.rollout.haproxy_backend_info) to say.
+  - Of the running process no more is looked at than is given. Whether it answers is for M(steady.rollout.haproxy_backend_info) to say.
 author:
   - steady.rollout developers (@steady-rollout)
-positional: _socket
+positional: _socket, _running
 options:
   _input:
     description:
@@ -31,6 +31,11 @@ options:
       - The path where rollouts expect the admin socket.
     type: str
     required: true
+  _running:
+    description:
+      - The servers of each backend that runs, as RV(steady.rollout.haproxy_backend_info#module:servers) has them, by the backend's name.
+        A server of them that nothing checks is a lack.
+    type: dict
 seealso:
   - module: steady.rollout.haproxy_backend_info
 """
@@ -79,10 +84,10 @@ _value:
 """
 
 
-def _filter(texts: t.Any, socket: t.Any) -> dict[str, t.Any]:
+def _filter(texts: t.Any, socket: t.Any, running: t.Any = None) -> dict[str, t.Any]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise AnsibleFilterError("haproxy_readiness takes a list of texts, one for each configuration file")
-    return readiness(texts, socket)
+    return readiness(texts, socket, running)
 
 
 class FilterModule:

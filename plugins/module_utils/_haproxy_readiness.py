@@ -15,6 +15,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_config imp
 SLOW_CHECK_SECONDS = 10.0  # a dead server gets traffic for as long as its checks take to notice
 SHORT_STATS_SECONDS = 30.0  # HAProxy's own 10 s end a connection that waits for a drain
 STATIC_ALGORITHMS = ("static-rr", "source", "uri", "url_param", "hdr", "rdp-cookie", "hash")
+CHECK_LINE = "default-server check inter 2s fall 3 rise 2, above its servers"
+# Words of a server line that a name of somebody's choice follows.
+NAMING = frozenset({"cookie", "guid", "namespace", "pool-conn-name", "redir", "resolvers"})
 UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -31,10 +34,14 @@ class Finding:
     line: str
 
 
-def readiness(texts: t.Sequence[str], socket: str) -> dict[str, t.Any]:
+# Backend -> its servers, as haproxy_backend_info returns them.
+Running = t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
+
+
+def readiness(texts: t.Sequence[str], socket: str, running: Running | None = None) -> dict[str, t.Any]:
     """Judge the configuration files of one HAProxy, given in HAProxy's order.
 
-    ``socket``: where rollouts expect the admin socket. Returns ``findings`` (list of dicts as Finding), ``messages``
+    ``socket``: where rollouts expect the admin socket. ``running``: what runs of it, as far as known. Returns ``findings`` (list of dicts as Finding), ``messages``
     (each finding told to a person) and ``backends`` (names of the proxies that have servers).
     """
     sections = parse(texts)
@@ -43,7 +50,7 @@ def readiness(texts: t.Sequence[str], socket: str) -> dict[str, t.Any]:
     findings = [
         *_socket_findings(top, socket),
         *_state_findings(top, backends),
-        *_check_findings(backends),
+        *_check_findings(backends, running or {}),
         *_weight_findings(backends),
         *_timeout_findings(top, sections),
     ]
@@ -84,7 +91,7 @@ def _socket_findings(top: Section, socket: str) -> t.Iterator[Finding]:
             problem = f"The admin socket {words[0]} is open to the network, without a password."
             yield Finding(True, problem, "global", line)
     paths = [_socket_path(words[0]) for words in admin if not _is_open_to_the_network(words[0])]
-    if paths and socket not in paths:
+    if paths and socket not in paths and not any("$" in path for path in paths):
         problem = f"The admin socket is at {paths[0]}, not at {socket}."
         yield Finding(True, problem, "the inventory", f"haproxy_socket and rollout_haproxy_socket: {paths[0]}")
 
@@ -96,6 +103,8 @@ def _socket_path(address: str) -> str:
 def _is_open_to_the_network(address: str) -> bool:
     if address.startswith(("/", "unix@", "abns@", "abnsz@", "fd@", "sockpair@")):
         return False
+    if "$" in address:
+        return False  # a variable: what it holds is not known here
     return not re.match(r"(ipv[46]@|tcp[46]?@)?(127\.|localhost:|\[?::1\]?:)", address)
 
 
@@ -110,17 +119,21 @@ def _state_findings(top: Section, backends: t.Sequence[Section]) -> t.Iterator[F
         yield Finding(True, problem, "defaults", "load-server-state-from-file global")
 
 
-def _check_findings(backends: t.Sequence[Section]) -> t.Iterator[Finding]:
+def _check_findings(backends: t.Sequence[Section], running: Running) -> t.Iterator[Finding]:
     for section in backends:
         unchecked = [words[1] for words in _servers(section) if not _is_checked(section, words)]
+        if not unchecked:
+            # Lines that hold only under a condition, or are not loaded yet, show here.
+            servers = running.get(section.name, ())
+            unchecked = [server["name"] for server in servers if server["health"] == "unchecked"]
         if unchecked:
             problem = f"HAProxy does not check {_names(unchecked)}, so nothing shows that they are healthy."
-            yield Finding(True, problem, _where(section), "default-server check inter 2s fall 3 rise 2")
+            yield Finding(True, problem, _where(section), CHECK_LINE)
         slow = [words[1] for words in _servers(section) if _seconds_to_notice(section, words) > SLOW_CHECK_SECONDS]
         if slow:
             longest = max(_seconds_to_notice(section, words) for words in _servers(section))
             problem = f"It takes {longest:g} seconds of failing requests until {_names(slow)} count as down."
-            yield Finding(False, problem, _where(section), "default-server inter 2s fall 3")
+            yield Finding(False, problem, _where(section), "default-server inter 2s fall 3, above its servers")
 
 
 def _weight_findings(backends: t.Sequence[Section]) -> t.Iterator[Finding]:
@@ -157,7 +170,7 @@ def _servers(section: Section) -> list[list[str]]:
 
 
 def _is_checked(section: Section, server: t.Sequence[str]) -> bool:
-    for words in (server[2:], *_server_defaults(section)):
+    for words in _settings(section, server):
         for word in reversed(words):
             if word in ("check", "no-check"):
                 return word == "check"
@@ -167,18 +180,32 @@ def _is_checked(section: Section, server: t.Sequence[str]) -> bool:
 
 def _seconds_to_notice(section: Section, server: t.Sequence[str]) -> float:
     """Seconds from the death of a server to the check that takes it out, if each check fails at once."""
-    sources = [server[2:], *_server_defaults(section)]
+    sources = list(_settings(section, server))
     inter = next((value for words in sources if (value := _option(words, "inter"))), "2s")
     fall = next((value for words in sources if (value := _option(words, "fall"))), "3")
     return seconds(inter) * (int(fall) if fall.isdigit() else 3)
 
 
-def _server_defaults(section: Section) -> t.Iterator[list[str]]:
-    """The words of the `default-server` lines that hold for a section, the deciding ones first."""
-    holder: Section | None = section
-    while holder:
-        yield from (words[1:] for words in reversed(holder.lines) if words[0] == "default-server")
-        holder = holder.defaults
+def _settings(section: Section, server: t.Sequence[str]) -> t.Iterator[list[str]]:
+    """The words that hold for a server, the deciding ones first: its own, then those of `default-server` lines.
+
+    A `default-server` line holds for the servers below it only.
+    """
+    yield _without_names(server[3:])
+    place = next(place for place, words in enumerate(section.lines) if words is server)
+    above = section.lines[:place]
+    holder = section.defaults
+    while True:
+        yield from (_without_names(words[1:]) for words in reversed(above) if words[0] == "default-server")
+        if not holder:
+            return
+        above, holder = holder.lines, holder.defaults
+
+
+def _without_names(words: t.Sequence[str]) -> list[str]:
+    """The words of a server without those that name something, and so may look like any other."""
+    pairs = zip(["", *words], words)
+    return [word for before, word in pairs if before not in NAMING]
 
 
 def _option(words: t.Sequence[str], name: str) -> str | None:

@@ -25,7 +25,7 @@ def written(backend: dict[str, t.Any], frontend: dict[str, t.Any] | None = None)
     text = (ROLE / "templates" / "haproxy.cfg.j2").read_text(encoding="utf-8")
     template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         text
-    )  # noqa: S701
+    )
     return template.render(__haproxy_marker="ours", **values)
 
 

@@ -59,6 +59,8 @@ def test_files_are_read_as_one_configuration() -> None:
         ("    server-state-file", "    #", "required: There is no server-state file"),
         ("    load-server-state-from-file", "    #", "required: A reload does not restore the servers of shop"),
         ("8080 check\n", "8080\n", "required: HAProxy does not check web1"),
+        ("8080 check\n", "8080\n    default-server check\n", "required: HAProxy does not check web1"),
+        ("8080 check\n", "8080 cookie check\n", "required: HAProxy does not check web1"),
         ("inter 2s fall 3", "inter 5s fall 5", "advised: It takes 25 seconds of failing requests until web1, web2 count as down"),
         ("roundrobin", "source", "advised: With balance source HAProxy takes only 0 and 100 percent"),
         ("roundrobin", "static-rr", "advised: With balance static-rr HAProxy takes only 0 and 100 percent"),
@@ -82,12 +84,27 @@ def test_a_lack_is_told(old: str, new: str, message: str) -> None:
         ("8080 check\n", "8080 track other/web1\n"),
         ("inter 2s fall 3\n", "inter 2s fall 3 check\n"),
         ("mode 600", "mode 660"),
+        ("    balance", "    default-server check\n    server web3 192.0.2.23:8080\n    balance"),
+        ("socket /run/haproxy/admin.sock", 'socket "${SOCK}"'),
         ("socket /run/haproxy/admin.sock", "socket unix@/run/haproxy/admin.sock"),
         ("    load-server-state-from-file global", "    load-server-state-from-file local"),
     ],
 )
 def test_what_works_is_not_blamed(old: str, new: str) -> None:
     assert messages(old, new) == []
+
+
+def test_the_line_that_is_missing_belongs_above_the_servers() -> None:
+    assert messages("8080 check\n", "8080\n")[0].endswith(
+        "In backend shop: default-server check inter 2s fall 3 rise 2, above its servers"
+    )
+
+
+def test_a_server_that_runs_unchecked_is_a_lack_whatever_the_text_says() -> None:
+    running = {"shop": [{"name": "web1", "health": "unchecked"}, {"name": "web2", "health": "up"}]}
+    told = readiness([READY], SOCKET, running)["messages"]
+    assert len(told) == 1
+    assert told[0].startswith("required: HAProxy does not check web1,")
 
 
 def test_a_server_line_decides_over_the_defaults() -> None:
