@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-SLACK = 1.0  # seconds by which the supervisor on a busy machine may note a crash after clients feel it
+SLACK = 0.3  # seconds by which the supervisor on a busy machine may note a crash after clients feel it
+# Seconds after which no load balancer has an excuse to send requests to a host that crashed: its checks, which take 0.6 s,
+# have failed by then, even on a busy machine.
+DETECTED = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Crash:
     until: float | None = None
 
     def covers(self, start: float, end: float) -> bool:
-        """Whether the host was down by this crash at some moment from `start` to `end`."""
-        return end >= self.time - SLACK and (self.until is None or start <= self.until)
+        """Whether the host was down by this crash, unknown to load balancers, at some moment from `start` to `end`."""
+        known = self.time + DETECTED
+        return end >= self.time - SLACK and start <= (known if self.until is None else min(self.until, known))
 
 
 class Killer(t.NamedTuple):
@@ -41,7 +45,7 @@ class Incidents:
     killed: t.Mapping[str, Killer] = dataclasses.field(default_factory=dict)
 
     def crash_of(self, host: str | None, start: float, end: float) -> Crash | None:
-        """The crash that had `host` down at some moment from `start` to `end`."""
+        """The crash that explains what `host` did not answer from `start` to `end`."""
         return next((crash for crash in self.crashes if crash.host == host and crash.covers(start, end)), None)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import typing as t
 
-from local_fleet.incidents import Crash, find_crashes, find_killed
+import pytest
+
+from local_fleet.incidents import DETECTED, SLACK, Crash, find_crashes, find_killed
 
 
 def event(time: float, host: str, name: str, **values: t.Any) -> dict[str, t.Any]:
@@ -31,6 +33,28 @@ def test_every_crash_of_a_host_is_found() -> None:
 
 def test_a_stop_is_no_crash() -> None:
     assert find_crashes([event(1, "web1", "started"), event(2, "web1", "stopped", exit_code=0)]) == ()
+
+
+@pytest.mark.parametrize("until", [None, 1000.0])
+@pytest.mark.parametrize(
+    ("start", "end", "covered"),
+    [
+        (99.0, 100.0, True),
+        (99.0, 100 - SLACK / 2, True),
+        (99.0, 99.5, False),
+        (100.5, 100.6, True),
+        (99 + DETECTED, 2000.0, True),
+        (101 + DETECTED, 102 + DETECTED, False),
+    ],
+)
+def test_a_crash_covers_what_load_balancers_cannot_know_of(
+    start: float, end: float, covered: bool, until: float | None
+) -> None:
+    assert Crash("web1", "2.0.0", 100.0, 70, until=until).covers(start, end) is covered
+
+
+def test_a_crash_covers_nothing_after_the_host_is_started_again() -> None:
+    assert not Crash("web1", "2.0.0", 100.0, 70, until=101.0).covers(101.1, 101.2)
 
 
 def test_killed_requests_name_their_release_and_host() -> None:
