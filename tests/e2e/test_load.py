@@ -295,6 +295,14 @@ def message(told: dict[str, t.Any], length: int = 0) -> bytes:
     return head.encode() + body
 
 
+def closing(told: dict[str, t.Any]) -> bytes:
+    """A message that ends with its connection."""
+    return b"HTTP/1.1 200 OK\r\nX-Release: 1.0.0\r\nX-Host: web1\r\n\r\n" + json.dumps(told).encode()
+
+
+DEEP = b"HTTP/1.1 200 OK\r\nX-Release: 1.0.0\r\nContent-Length: 20000\r\n\r\n" + b"[" * 20_000
+
+
 def right(request_id: str) -> dict[str, t.Any]:
     return {"release": "1.0.0", "host": "web1", "request": request_id, "status": 200}
 
@@ -303,7 +311,9 @@ def right(request_id: str) -> dict[str, t.Any]:
     ("answer", "kind", "cause"),
     [
         (lambda request: message(right(request)), "ok", ""),
-        (lambda request: message(right("another")), "harmed", "the body differs in request"),
+        (lambda request: message(right("another")), "lost", "not the answer to this request"),
+        (lambda request: closing(right(request))[:-1], "lost", "the body is not JSON"),
+        (lambda request: DEEP, "lost", "the body is not JSON"),
         (lambda request: message({**right(request), "host": "web2"}), "harmed", "the body differs in host"),
         (lambda request: message({**right(request), "more": 1}), "harmed", "the body differs in more"),
         (lambda request: message(right(request), 500)[:-1], "lost", "in the middle of the answer"),

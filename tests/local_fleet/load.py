@@ -110,12 +110,27 @@ class RequestSource:
         )
 
 
-def find_wrong(request: Request, status: int, headers: t.Mapping[str, str], body: bytes) -> str:
-    """What shows that a body is not the app's answer to the request; empty when nothing does."""
+class Verdict(t.NamedTuple):
+    """What is wrong with a body. At most one of the two is not empty."""
+
+    broken: str = ""  # it is no answer of the app to the request: the load balancer or the wire did that
+    wrong: str = ""  # it is, and a bad one
+
+
+def judge(request: Request, status: int, headers: t.Mapping[str, str], body: bytes) -> Verdict:
+    """What shows that a body is not what the app should have answered to the request."""
     try:
         told = json.loads(body)
-    except ValueError:
-        return "the body is not JSON"
+    except (ValueError, RecursionError):  # an app does not send that, but the first part of its answer reads so
+        return Verdict(broken="the body is not JSON")
+    if not isinstance(told, dict):
+        return Verdict(broken="the body is not an object")
+    if told.get("request") != request.request_id:
+        return Verdict(broken="the body is not the answer to this request")
+    return Verdict(wrong=_find_wrong(request, status, headers, told))
+
+
+def _find_wrong(request: Request, status: int, headers: t.Mapping[str, str], told: dict[str, t.Any]) -> str:
     expected: dict[str, t.Any] = {
         "release": headers.get("x-release"),
         "host": headers.get("x-host"),
@@ -124,12 +139,8 @@ def find_wrong(request: Request, status: int, headers: t.Mapping[str, str], body
     }
     if request.body:
         expected.update(length=len(request.body), crc32=zlib.crc32(request.body))
-    if told == expected:
-        return ""
-    if not isinstance(told, dict):
-        return "the body is not an object"
     wrong = sorted(name for name in {*told, *expected} if told.get(name) != expected.get(name))
-    return f"the body differs in {', '.join(wrong)}"
+    return f"the body differs in {', '.join(wrong)}" if wrong else ""
 
 
 class Target:
@@ -193,9 +204,9 @@ class Exchange:
             return
         self.finished = True
         header = self.headers.get
-        wrong = ""
+        verdict = Verdict(broken=broken)
         if not broken and "x-release" in self.headers:
-            wrong = find_wrong(self.request, self.status, self.headers, bytes(self.body))
+            verdict = judge(self.request, self.status, self.headers, bytes(self.body))
         self._generator.record(
             Record(
                 due=self._generator.unix_time(self._due),
@@ -210,8 +221,8 @@ class Exchange:
                 release=header("x-release"),
                 host=header("x-host"),
                 server=header("x-server"),
-                broken=broken,
-                wrong=wrong,
+                broken=verdict.broken,
+                wrong=verdict.wrong,
             )
         )
 

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What became of requests: which were lost, which were harmed, and the figures of a load. Pure: no I/O.
 
-A request is *lost* when it got no answer, a broken connection, or an error made by the load balancer; *harmed* when a
-bad release itself answered it badly, or killed it by a crash.
+A request is *lost* when it got no answer, a broken connection, an error made by the load balancer, or an answer that is
+cut short or another request's; *harmed* when a bad release itself answered it badly, or killed it by a crash.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Record(t.NamedTuple):
     release: str | None = None  # X-Release, which only the app sets
     host: str | None = None  # X-Host, likewise
     server: str | None = None  # X-Server, which the LB sets on every answer
-    broken: str = ""  # why there is no complete answer
-    wrong: str = ""  # what is wrong with the body of a complete answer
+    broken: str = ""  # why there is no complete answer to this request
+    wrong: str = ""  # what is wrong with the body of an answer to this request
 
 
 class Outcome(t.NamedTuple):

@@ -11,7 +11,7 @@ import zlib
 
 import pytest
 
-from local_fleet.load import Profile, Request, RequestSource, find_wrong
+from local_fleet.load import Profile, Request, RequestSource, Verdict, judge
 
 HEADERS = {"x-release": "1.0.0", "x-host": "web1"}
 GET = Request("r1", "GET", "/", b"", 0.0, True)
@@ -25,20 +25,33 @@ TOLD_POST = {**TOLD, "length": 5, "crc32": zlib.crc32(b"hello")}
     [
         (GET, TOLD, ""),
         (POST, TOLD_POST, ""),
-        (GET, {**TOLD, "request": "r2"}, "the body differs in request"),
         (GET, {**TOLD, "release": "2.0.0", "host": "web2"}, "the body differs in host, release"),
         (GET, {**TOLD, "status": 500}, "the body differs in status"),
         (POST, TOLD, "the body differs in crc32, length"),
         (POST, {**TOLD_POST, "crc32": 1}, "the body differs in crc32"),
-        (GET, [], "the body is not an object"),
     ],
 )
 def test_a_body_is_checked(request_: Request, told: t.Any, wrong: str) -> None:
-    assert find_wrong(request_, 200, HEADERS, json.dumps(told).encode()) == wrong
+    assert judge(request_, 200, HEADERS, json.dumps(told).encode()) == Verdict(wrong=wrong)
 
 
-def test_a_body_that_is_not_json_is_wrong() -> None:
-    assert find_wrong(GET, 200, HEADERS, b"<html>") == "the body is not JSON"
+@pytest.mark.parametrize(
+    ("body", "broken"),
+    [
+        pytest.param(b"<html>", "the body is not JSON", id="HTML"),
+        pytest.param(b"", "the body is not JSON", id="empty"),
+        pytest.param(json.dumps(TOLD).encode()[:-1], "the body is not JSON", id="cut short"),
+        pytest.param(b"\xff", "the body is not JSON", id="not UTF-8"),
+        pytest.param(b"[" * 200_000, "the body is not JSON", id="deep"),
+        pytest.param(b"[]", "the body is not an object", id="a list"),
+        pytest.param(b"{}", "the body is not the answer to this request", id="no request"),
+        pytest.param(
+            json.dumps({**TOLD, "request": "r2"}).encode(), "the body is not the answer to this request", id="another's"
+        ),
+    ],
+)
+def test_what_is_no_answer_to_the_request_is_broken(body: bytes, broken: str) -> None:
+    assert judge(GET, 200, HEADERS, body) == Verdict(broken=broken)
 
 
 def test_the_shares_of_a_mix_are_as_asked() -> None:

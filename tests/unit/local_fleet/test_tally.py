@@ -35,7 +35,7 @@ def record(**values: t.Any) -> Record:
         pytest.param(ANSWER, CRASHED, OK, id="a good answer of a host that has crashed"),
         pytest.param({**ANSWER, "status": 500}, NOTHING, HARMED, id="an error of the app"),
         pytest.param({**ANSWER, "status": 404}, NOTHING, HARMED, id="a refusal of the app"),
-        pytest.param({**ANSWER, "wrong": "the body is not JSON"}, NOTHING, HARMED, id="a wrong body"),
+        pytest.param({**ANSWER, "wrong": "the body differs in status"}, NOTHING, HARMED, id="a wrong body"),
         pytest.param({**ANSWER, "ms": 5001.0}, NOTHING, HARMED, id="a late answer"),
         pytest.param({**ANSWER, "ms": 5001.0, "asked_ms": 2000.0}, NOTHING, OK, id="an answer as late as asked"),
         pytest.param({**ANSWER, "release": "3.0.0"}, NOTHING, HARMED, id="an unexpected release"),
