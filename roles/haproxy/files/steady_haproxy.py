@@ -59,8 +59,8 @@ def read_arguments() -> argparse.Namespace:
 def save(arguments: argparse.Namespace) -> None:
     """Write the state file. Raises Failure, and then leaves the file as it was."""
     reply = ask(arguments.socket, "show servers state")
-    if not reply.startswith("1\n"):
-        raise Failure(f"HAProxy did not tell the state of its servers, it said: {reply.strip()[:200]!r}.")
+    if not is_whole_state(reply):
+        raise Failure(f"HAProxy did not tell the whole state of its servers, it said: {reply.strip()[:200]!r}.")
     try:
         with open(arguments.config, encoding="utf-8", errors="surrogateescape") as stream:
             ports = configured_ports(stream.read())
@@ -77,11 +77,13 @@ def reload_haproxy(arguments: argparse.Namespace) -> None:
     except Failure as failure:
         # A reload must not be impossible because the socket is what has to be mended.
         print(f"steady-haproxy: weights and states are those of the last save: {failure}", file=sys.stderr)
+    asked = time.clock_gettime(time.CLOCK_BOOTTIME)
     os.kill(arguments.pid, signal.SIGUSR2)
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         now = worker_pid(arguments.socket)
-        if now and now != before:
+        # The old worker too may be the first to answer, if it was too busy before the reload.
+        if now and now != before and is_younger(now, asked):
             return
         time.sleep(POLL_SECONDS)
     raise Failure(
@@ -99,11 +101,23 @@ def pending(arguments: argparse.Namespace) -> int:
 
 
 def start_time(pid: int) -> float:
-    """When a process started, in seconds of the epoch. HAProxy's own Uptime_sec is too coarse."""
+    """When a process started, in seconds of the epoch."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + seconds_after_boot(pid)
+
+
+def is_younger(pid: int, moment: float) -> bool:
+    """Whether a process started at or after a moment of CLOCK_BOOTTIME; False if it is gone."""
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    try:
+        return seconds_after_boot(pid) >= moment - tick
+    except OSError:
+        return False
+
+
+def seconds_after_boot(pid: int) -> float:
+    """When a process started, by CLOCK_BOOTTIME, rounded down to a tick. HAProxy's own Uptime_sec is too coarse."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
-        ticks = int(stream.read().rpartition(")")[2].split()[19])
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return booted + ticks / os.sysconf("SC_CLK_TCK")
+        return int(stream.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def worker_pid(path: str) -> int | None:
@@ -128,6 +142,16 @@ def ask(path: str, command: str) -> str:
         except OSError as error:
             raise Failure(f"no answer to `{command}` on {path}: {error}.") from error
     return b"".join(parts).decode(errors="surrogateescape")
+
+
+def is_whole_state(reply: str) -> bool:
+    """Whether a reply is all of `show servers state`: a reply ends with a blank line, each row is as wide as the header."""
+    version, _, rest = reply.partition("\n")
+    header, *rows = rest.split("\n")
+    if version != "1" or not header.startswith("# ") or rows[-2:] != ["", ""]:
+        return False
+    width = len(header.split()) - 1
+    return width > PORT and all(len(row.split(" ")) == width for row in rows[:-2])
 
 
 def configured_ports(text: str) -> dict[tuple[str, str], str]:

@@ -34,9 +34,12 @@ frontend web
     bind :8000
 """
 STATE = (
-    "1\n# be_id be_name srv_id srv_name ...\n"
+    "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
+    "srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state "
+    "bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr "
+    "srv_agent_addr srv_agent_port\n"
     "3 shop 1 web1 192.0.2.21 2 0 33 10 92 6 3 4 6 0 0 0 - 8080 - 0 0 - - 0\n"
-    "3 shop 2 web3 192.0.2.23 2 8 10 10 92 6 3 4 6 0 0 0 - 8080 - 0 0 - - 0\n"
+    "3 shop 2 web3 192.0.2.23 2 8 10 10 92 6 3 4 6 0 0 0 - 8080 - 0 0 - - 0\n\n"
 )
 
 
@@ -112,11 +115,23 @@ def test_save_writes_what_haproxy_tells_for_root_only(folder: pathlib.Path) -> N
     assert (folder / "state").stat().st_mode & 0o777 == 0o600
 
 
-def test_an_answer_that_is_no_state_leaves_the_saved_one(folder: pathlib.Path) -> None:
-    with Answering(folder / "sock", "Permission denied\n"):
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        pytest.param("Permission denied\n", "Permission denied", id="refusal"),
+        pytest.param("1\n", "not tell the whole state", id="version-only"),
+        pytest.param(STATE[:60], "not tell the whole state", id="cut-in-the-header"),
+        pytest.param(STATE[:-20], "not tell the whole state", id="cut-in-a-row"),
+        pytest.param(STATE[: STATE.index("3 shop 2")], "not tell the whole state", id="cut-between-rows"),
+    ],
+)
+def test_an_answer_that_is_not_the_whole_state_leaves_the_saved_one(
+    folder: pathlib.Path, answer: str, told: str
+) -> None:
+    with Answering(folder / "sock", answer):
         done = run(folder, "save")
     assert done.returncode == 1
-    assert "Permission denied" in done.stderr
+    assert told in done.stderr
     assert (folder / "state").read_text(encoding="utf-8") == "1\n"
 
 
@@ -134,23 +149,42 @@ def test_pending_compares_the_configuration_with_the_worker(folder: pathlib.Path
         assert run(folder, "pending").returncode == code
 
 
-def test_a_reload_that_brings_no_new_worker_fails(folder: pathlib.Path) -> None:
-    master = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN); \
-print(flush=True); signal.pause()",
-        ],
-        stdout=subprocess.PIPE,
-    )
+@pytest.fixture
+def master() -> t.Iterator[int]:
+    """Pid of a process that a reload's signal does not disturb."""
+    program = "import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN); print(flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     try:
-        assert master.stdout
-        master.stdout.readline()
-        with Answering(folder / "sock", "Pid: 42\n"):
-            done = run(folder, "reload", "--timeout=0.5", str(master.pid))
+        assert process.stdout
+        process.stdout.readline()
+        yield process.pid
     finally:
-        master.kill()
-        master.communicate()
+        process.kill()
+        process.communicate()
+
+
+def test_a_reload_that_brings_no_new_worker_fails(folder: pathlib.Path, master: int) -> None:
+    with Answering(folder / "sock", "Pid: 42\n"):
+        done = run(folder, "reload", "--timeout=0.5", str(master))
     assert done.returncode == 1
     assert "the old one (pid 42) goes on" in done.stderr
+
+
+def test_an_old_worker_that_answers_only_after_the_reload_is_no_success(
+    command: t.Any, folder: pathlib.Path, master: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Silent until the signal, then the same worker as before: this process.
+    pids = iter([None])
+    monkeypatch.setattr(command, "worker_pid", lambda _path: next(pids, os.getpid()))
+    arguments = types.SimpleNamespace(
+        socket=f"{folder}/sock", state_file=f"{folder}/state", config=f"{folder}/cfg", pid=master, timeout=0.3
+    )
+    with pytest.raises(command.Failure, match="no new worker answered"):
+        command.reload_haproxy(arguments)
+
+
+def test_a_worker_that_started_after_a_moment_is_younger(command: t.Any, master: int) -> None:
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert command.is_younger(master, now - 60)
+    assert not command.is_younger(master, now + 60)
+    assert not command.is_younger(2**22 + 1, 0)
