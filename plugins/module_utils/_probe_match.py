@@ -11,6 +11,7 @@ by processes of their own, which can be killed. They outlive neither a search's 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import re
 import socket
@@ -37,6 +38,7 @@ ALARM_AFTER = 0.5
 # So many processes are shared. Only a search that had to wait PATIENCE seconds for one gets another.
 SHARED = 4
 PATIENCE = 0.1
+LOWEST = 19  # priority
 
 
 class SlowMatch(Exception):
@@ -111,11 +113,20 @@ class _Searcher:
         try:
             self._allow(ends)
             self._socket.sendall(f"{question}\n".encode("ascii"))
-            self._allow(ends)
-            answer = self._socket.recv(16)
+            answer = self._receive(ends)
         except OSError:
             return None
         return bool(json.loads(answer)) if answer else None
+
+    def _receive(self, ends: float) -> bytes:
+        try:
+            self._allow(min(ends, time.monotonic() + PATIENCE))
+            return self._socket.recv(16)
+        except socket.timeout:
+            # Long searches leave the processors to short ones, and to the tries of other targets.
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST)
+        self._allow(ends)
+        return self._socket.recv(16)
 
     def kill(self) -> None:
         self._socket.close()
