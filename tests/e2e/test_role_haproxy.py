@@ -232,11 +232,14 @@ def test_a_configuration_that_does_not_run_is_taken_back(ready: Host, tmp_path: 
     assert apply(ready, tmp_path, SHOP).changed == 0
 
 
-def test_a_drop_in_that_systemd_has_not_read_is_read_by_the_next_run(ready: Host, tmp_path: pathlib.Path) -> None:
-    # As after a run that died between the two.
+def test_weights_and_states_survive_a_move_of_the_socket(ready: Host, tmp_path: pathlib.Path) -> None:
+    ask(ready, "set server shop/web1 weight 33; set server shop/web2 state drain")
+    # A drop-in that systemd has not read, as after a run that died between the two.
     ready.run("touch", DROP_IN)
-    run = apply(ready, tmp_path, SHOP)
-    assert run.code == 0, run.output
+    for socket in ("/run/haproxy/other.sock", SOCKET):
+        run = apply(ready, tmp_path, {**SHOP, "haproxy_socket": socket})
+        assert run.code == 0, run.output
+    assert servers(ready) == {"web1": (33, 0, 8080), "web2": (50, 8, 8080)}
     needed = ready.run("systemctl", "show", "--property", "NeedDaemonReload", "--value", "haproxy").stdout.strip()
     assert needed == "no"
 
