@@ -41,8 +41,9 @@ Running = t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
 def readiness(texts: t.Sequence[str], socket: str, running: Running | None = None) -> dict[str, t.Any]:
     """Judge the configuration files of one HAProxy, given in HAProxy's order.
 
-    ``socket``: where rollouts expect the admin socket. ``running``: what runs of it, as far as known. Returns ``findings`` (list of dicts as Finding), ``messages``
-    (each finding told to a person) and ``backends`` (names of the proxies that have servers).
+    ``socket``: where rollouts expect the admin socket. ``running``: what runs of it, as far as known. Returns ``findings``
+    (list of dicts as Finding), ``messages`` (each finding told to a person) and ``backends`` (names of the proxies that
+    have servers).
     """
     sections = parse(texts)
     top = _top(sections)
@@ -192,8 +193,7 @@ def _settings(section: Section, server: t.Sequence[str]) -> t.Iterator[list[str]
     A `default-server` line holds for the servers below it only.
     """
     yield _without_names(server[3:])
-    place = next(place for place, words in enumerate(section.lines) if words is server)
-    above = section.lines[:place]
+    above = section.lines[: [id(words) for words in section.lines].index(id(server))]
     holder = section.defaults
     while True:
         yield from (_without_names(words[1:]) for words in reversed(above) if words[0] == "default-server")

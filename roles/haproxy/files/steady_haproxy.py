@@ -146,7 +146,7 @@ def ask(path: str, command: str) -> str:
 
 def is_whole_state(reply: str) -> bool:
     """Whether a reply is all of `show servers state`: a reply ends with a blank line, each row is as wide as the header."""
-    version, _, rest = reply.partition("\n")
+    version, _newline, rest = reply.partition("\n")
     header, *rows = rest.split("\n")
     if version != "1" or not header.startswith("# ") or rows[-2:] != ["", ""]:
         return False
