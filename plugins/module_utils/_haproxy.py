@@ -278,7 +278,7 @@ def _with_row(server: Server, row: t.Sequence[str]) -> Server:
     tracks, status, check_status, check_code, backup, *numbers = row
     last_check = _last_check(check_status, check_code) if check_status else None
     counts: list[t.Any] = [int(number) if number else None for number in numbers]
-    return Server._make([*server[:_OF_STATE], backup == "1", tracks or None, status, last_check, *counts])
+    return tuple.__new__(Server, (*server[:_OF_STATE], backup == "1", tracks or None, status, last_check, *counts))
 
 
 def refreshed(known: Backend, now: Backend) -> Backend:
@@ -292,7 +292,7 @@ def refreshed(known: Backend, now: Backend) -> Backend:
 def _refreshed(known: Server, now: Server) -> Server:
     # The words and the weight in use are not known any more, and never to be mistaken for a fresh reading.
     backup, tracks, _status, last_check, _effective_weight, *rest = known[_OF_STATE:]
-    return Server._make([*now[:_OF_STATE], backup, tracks, "", last_check, None, *rest])
+    return tuple.__new__(Server, (*now[:_OF_STATE], backup, tracks, "", last_check, None, *rest))
 
 
 def _last_check(status: str, code: str) -> str:

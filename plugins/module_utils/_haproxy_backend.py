@@ -284,8 +284,9 @@ class _Call:
         lag = state_file.lagging(survival.path, before, self._names())
         if self.request.check_mode:
             return self._foreseen(process, before, plan, survival, bool(lag))
+        originals = self._first.by_name()
         for change in plan.changes:
-            self._touched.setdefault(change.name, self._first.server(change.name))
+            self._touched.setdefault(change.name, originals.get(change.name, change.server))
         cut, after = self._carry_out(runtime, plan, before)
         wrote, survival = self._keep(runtime, survival, after)
         warnings = self._warnings + list(plan.warnings) + _slow_starts(after, plan)
@@ -376,10 +377,10 @@ class _Call:
                 cut[name] = cut.get(name, 0) + count
         elif late:
             return self._leave(runtime, late)
-        left_over = self._busy(runtime, list(cut))
-        if left_over:
-            raise HaproxyError(f"{_list(left_over, _session_words)} although all were shut down; try state: maint")
         if cut:
+            left_over = self._busy(runtime, list(cut))
+            if left_over:
+                raise HaproxyError(f"{_list(left_over, _session_words)} although all were shut down; try state: maint")
             self._warnings.append(f"cut after {self.request.drain_timeout:g} s of drain: {_counts(cut)}")
         return cut
 

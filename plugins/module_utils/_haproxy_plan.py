@@ -345,6 +345,9 @@ def _end_states(backend: Backend, targets: t.Sequence[Change]) -> dict[str, str]
         **{server.name: server.own_state for server in backend.servers},
         **{change.name: change.state for change in targets},
     }
+    inheriting = INHERITED_MAINT | INHERITED_DRAIN | DNS_MAINT
+    if not any(server.tracks or server.admin & inheriting for server in backend.servers):
+        return own
     ends: dict[str, str] = {}
 
     def end(name: str) -> str:

@@ -8,12 +8,14 @@ import os
 import subprocess
 import time
 import typing as t
+from pathlib import Path
 
 from runner import environments, processes, system
 from runner.errors import SetupError
 
 START_TIMEOUT = 60
 POLL_INTERVAL = 0.5
+CONTAINERD_PID = Path("/run/docker/containerd/containerd.pid")
 
 
 @contextlib.contextmanager
@@ -48,6 +50,7 @@ def _start() -> subprocess.Popen[bytes]:
     if os.geteuid() != 0:
         raise SetupError("Docker does not answer this user: start dockerd and join its group, or run ./test as root.")
     print("   starting dockerd", flush=True)
+    _forget_dead(CONTAINERD_PID, "containerd")
     log = environments.cache_dir() / "dockerd.log"
     with log.open("w") as output:
         daemon = subprocess.Popen(
@@ -61,6 +64,20 @@ def _start() -> subprocess.Popen[bytes]:
     processes.stop_group(daemon)
     last_line = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
     raise SetupError(f"dockerd did not answer within {START_TIMEOUT} s; its last words were: {last_line}")
+
+
+def _forget_dead(pid_file: Path, program: str) -> None:
+    """Remove the pid file of a program that was killed: its number may be another's now, and dockerd would wait for it."""
+    try:
+        pid = int(pid_file.read_text())
+    except (OSError, ValueError):
+        return
+    try:
+        alive = os.readlink(f"/proc/{pid}/exe").endswith(f"/{program}")
+    except OSError:
+        alive = False
+    if not alive:
+        pid_file.unlink(missing_ok=True)
 
 
 def _env() -> dict[str, str]:
