@@ -29,6 +29,7 @@ STARTING, RUNNING = 1, 2
 # Bits of srv_check_state and srv_agent_state: configured and enabled.
 CONFIGURED, ENABLED = 0x02, 0x04
 _IN_USE = CONFIGURED | ENABLED
+_AGENTS = {0: None, ENABLED: None, CONFIGURED: "disabled", CONFIGURED | ENABLED: "enabled"}
 
 # With these, HAProxy takes only the weights 0 and 100 % of the configured one.
 STATIC_ALGORITHMS = frozenset({"static-rr"})
@@ -201,7 +202,7 @@ def _server(row: t.Sequence[str]) -> Server:
         int(operation) in (STARTING, RUNNING),
         int(check) & _IN_USE == _IN_USE,
         int(health),
-        None if agent == "0" or not int(agent) & CONFIGURED else ("enabled" if int(agent) & ENABLED else "disabled"),
+        _AGENTS[int(agent) & _IN_USE],
     )
 
 
@@ -252,6 +253,7 @@ def _cut_rows(text: str, cuts: int) -> list[list[str]]:
 BACKEND_ROW, SERVER_ROW = "1", "2"
 # How many fields of Server come from `show servers state`.
 _OF_STATE = Server._fields.index("backup")
+_STATUS = Server._fields.index("status")  # followed by last_check and effective_weight
 # Columns of `show stat`, in the order in which _with_row takes them.
 _WORDS = ("tracked", "status", "check_status", "check_code")
 _NUMBERS = (
@@ -277,22 +279,32 @@ _NUMBERS = (
 def _with_row(server: Server, row: t.Sequence[str]) -> Server:
     tracks, status, check_status, check_code, backup, *numbers = row
     last_check = _last_check(check_status, check_code) if check_status else None
-    counts: list[t.Any] = [int(number) if number else None for number in numbers]
-    return tuple.__new__(Server, (*server[:_OF_STATE], backup == "1", tracks or None, status, last_check, *counts))
+    # tuple.__new__, as a thousand keyword arguments a server take longer than reading them.
+    return tuple.__new__(
+        Server,
+        (
+            *server[:_OF_STATE],
+            backup == "1",
+            tracks or None,
+            status,
+            last_check,
+            *[int(number) if number else None for number in numbers],
+        ),
+    )
 
 
 def refreshed(known: Backend, now: Backend) -> Backend:
     """``known`` with the weights, states and health of ``now``, a reading without `show stat`, which is the slow half."""
-    fresh = now.by_name()
-    if fresh.keys() != known.by_name().keys():
+    if [server.name for server in known.servers] != [server.name for server in now.servers]:
         raise HaproxyError(f"the servers of backend {known.name} changed during this call")
-    return replace(known, servers=tuple(_refreshed(server, fresh[server.name]) for server in known.servers))
+    return replace(known, servers=tuple(map(_refreshed, known.servers, now.servers)))
 
 
 def _refreshed(known: Server, now: Server) -> Server:
     # The words and the weight in use are not known any more, and never to be mistaken for a fresh reading.
-    backup, tracks, _status, last_check, _effective_weight, *rest = known[_OF_STATE:]
-    return tuple.__new__(Server, (*now[:_OF_STATE], backup, tracks, "", last_check, None, *rest))
+    return tuple.__new__(
+        Server, now[:_OF_STATE] + known[_OF_STATE:_STATUS] + ("", known.last_check, None) + known[_STATUS + 3 :]
+    )
 
 
 def _last_check(status: str, code: str) -> str:

@@ -331,7 +331,8 @@ class _Call:
         if plan.await_health:
             self._await_health(runtime, plan.await_health)
         runtime.change(plan.raises)
-        if plan.lowers:
+        if plan.lowers and (plan.park or plan.raises):
+            # Time has passed since the plan was made, more than a few milliseconds where health was waited for.
             refuse_unsafe_lowering(runtime.current_glance(before), plan, self.request.policy)
         runtime.change(plan.lowers)
         cut = self._empty_and_close(runtime, plan)

@@ -83,7 +83,7 @@ class Change(t.NamedTuple):
 
     @property
     def differs(self) -> bool:
-        return self.sets_weight or self.server.own_state != self.state
+        return self.server.own_state != self.state or self.sets_weight
 
     @property
     def needed(self) -> bool:
@@ -178,7 +178,7 @@ def make_plan(backend: Backend, wanted: t.Sequence[Wanted], policy: Policy, fixe
     check_wanted(wanted)
     targets = _targets(backend, wanted)
     changes = [change for change in targets if change.needed]
-    ends = _end_states(backend, targets)
+    ends = _end_states(backend, {change.name: change.state for change in targets})
     for change in targets:
         _refuse_inherited(backend, change, ends[change.name])
         _refuse_fixed_weight(backend, change, fixed_weights)
@@ -322,29 +322,29 @@ def _targets(backend: Backend, wanted: t.Sequence[Wanted]) -> list[Change]:
     if unknown:
         some = ", ".join(list(known)[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
         raise Refused(f"backend {backend.name} has no server {', '.join(unknown)}; it has {some}")
-    asked = [
-        Change(
-            known[item.name],
-            known[item.name].weight if item.weight is None else item.weight,
-            item.state or known[item.name].own_state,
-            item.weight is not None,
-            item.state is not None,
-            known[item.name].weight if known[item.name].state == "ready" else 0,
-            0,
-        )
-        for item in wanted
-    ]
-    ends = _end_states(backend, asked)
-    return [change._replace(after=change.weight if ends[change.name] == "ready" else 0) for change in asked]
+    states = {item.name: item.state for item in wanted if item.state}
+    ends = _end_states(backend, states)
+    return [_change(known[item.name], item, ends[item.name]) for item in wanted]
 
 
-def _end_states(backend: Backend, targets: t.Sequence[Change]) -> dict[str, str]:
-    """What every server will be once ``targets`` are done: its own state, or the worse one of the server that it tracks."""
+def _change(server: Server, wanted: Wanted, end: str) -> Change:
+    weight = server.weight if wanted.weight is None else wanted.weight
+    return Change(
+        server,
+        weight,
+        wanted.state or server.own_state,
+        wanted.weight is not None,
+        wanted.state is not None,
+        server.weight if server.state == "ready" else 0,
+        weight if end == "ready" else 0,
+    )
+
+
+def _end_states(backend: Backend, states: t.Mapping[str, str]) -> dict[str, str]:
+    """What every server will be once some have the ``states`` asked for: its own state, or the worse one of whom it tracks."""
     known = backend.by_name()
-    own = {
-        **{server.name: server.own_state for server in backend.servers},
-        **{change.name: change.state for change in targets},
-    }
+    own = {server.name: server.own_state for server in backend.servers}
+    own.update(states)
     inheriting = INHERITED_MAINT | INHERITED_DRAIN | DNS_MAINT
     if not any(server.tracks or server.admin & inheriting for server in backend.servers):
         return own
@@ -458,7 +458,8 @@ def _refuse_left(backend: Backend, targets: t.Sequence[Change], policy: Policy, 
 
 def _left(backend: Backend, targets: t.Sequence[Change], policy: Policy) -> list[Server]:
     """The servers that can take traffic once ``targets`` are done, as far as can be told now."""
-    by_name, ends = {change.name: change for change in targets}, _end_states(backend, targets)
+    by_name = {change.name: change for change in targets}
+    ends = _end_states(backend, {change.name: change.state for change in targets})
     known = backend.by_name()
 
     def usable(server: Server) -> bool:
