@@ -14,6 +14,7 @@ import csv
 import io
 import typing as t
 from dataclasses import dataclass, replace
+from itertools import repeat
 from operator import itemgetter
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
@@ -166,7 +167,7 @@ def parse_servers_state(name: str, text: str) -> Backend:
     try:
         pick = itemgetter(*(names.index(column) for column in _STATE_COLUMNS))
         rows = [pick(line.split(" ")) for line in lines[2:] if line]
-        servers = tuple(_server(row) for row in rows)
+        servers = _servers(rows) if rows else ()
     except (ValueError, IndexError) as exc:
         raise HaproxyError(f"`show servers state {name}` cannot be read: {exc} after {lines[1][:200]!r}") from exc
     if not rows:
@@ -190,20 +191,27 @@ _STATE_COLUMNS = (
 )
 
 
-def _server(row: t.Sequence[str]) -> Server:
-    _backend, name, address, port, weight, initial, admin, operation, check, health, agent = row
-    return Server(
-        name,
-        None if address == "-" else address,
-        int(port) if port not in ("-", "0") else None,
-        int(weight),
-        int(initial),
-        int(admin),
-        int(operation) in (STARTING, RUNNING),
-        int(check) & _IN_USE == _IN_USE,
-        int(health),
-        _AGENTS[int(agent) & _IN_USE],
-    )
+def _servers(rows: t.Sequence[t.Sequence[str]]) -> tuple[Server, ...]:
+    """Column by column, which for a thousand servers takes half the time of row by row."""
+    _backend, names, addresses, ports, weights, initials, admins, operations, checks, healths, agents = zip(*rows)
+    columns: list[t.Iterable[t.Any]] = [
+        names,
+        [None if address == "-" else address for address in addresses],
+        [int(port) if port not in ("-", "0") else None for port in ports],
+        map(int, weights),
+        map(int, initials),
+        map(int, admins),
+        [int(operation) in (STARTING, RUNNING) for operation in operations],
+        [int(check) & _IN_USE == _IN_USE for check in checks],
+        map(int, healths),
+        [_AGENTS[int(agent) & _IN_USE] for agent in agents],
+    ]
+    not_told = [repeat(value) for value in Server._field_defaults.values()]
+    return tuple(map(_make, zip(*columns, *not_told)))
+
+
+def _make(values: tuple[t.Any, ...]) -> Server:
+    return tuple.__new__(Server, values)
 
 
 def with_stat(backend: Backend, text: str) -> Backend:
@@ -226,7 +234,7 @@ def with_stat(backend: Backend, text: str) -> Backend:
         rows = {row[columns["svname"]]: row for row in lines_cut if row[columns["type"]] == SERVER_ROW}
         total = next((row for row in lines_cut if row[columns["type"]] == BACKEND_ROW), None)
         pick = itemgetter(*(columns[column] for column in (*_WORDS, *_NUMBERS)))
-        servers = tuple(_with_row(server, pick(rows[server.name])) for server in backend.servers)
+        servers = _with_rows(backend.servers, [pick(rows[server.name]) for server in backend.servers])
     except (ValueError, IndexError, KeyError) as exc:
         raise HaproxyError(
             f"`show stat` for backend {backend.name} cannot be read: {type(exc).__name__} {exc}"
@@ -276,21 +284,16 @@ _NUMBERS = (
 )
 
 
-def _with_row(server: Server, row: t.Sequence[str]) -> Server:
-    tracks, status, check_status, check_code, backup, *numbers = row
-    last_check = _last_check(check_status, check_code) if check_status else None
-    # tuple.__new__, as a thousand keyword arguments a server take longer than reading them.
-    return tuple.__new__(
-        Server,
-        (
-            *server[:_OF_STATE],
-            backup == "1",
-            tracks or None,
-            status,
-            last_check,
-            *[int(number) if number else None for number in numbers],
-        ),
-    )
+def _with_rows(servers: t.Sequence[Server], rows: t.Sequence[t.Sequence[str]]) -> tuple[Server, ...]:
+    tracks, status, check_status, check_code, backup, *numbers = zip(*rows)
+    columns: list[t.Iterable[t.Any]] = [
+        [flag == "1" for flag in backup],
+        [tracked or None for tracked in tracks],
+        status,
+        map(_last_check, check_status, check_code),
+        *[[int(number) if number else None for number in column] for column in numbers],
+    ]
+    return tuple(_make(server[:_OF_STATE] + told) for server, told in zip(servers, zip(*columns)))
 
 
 def refreshed(known: Backend, now: Backend) -> Backend:
@@ -302,12 +305,14 @@ def refreshed(known: Backend, now: Backend) -> Backend:
 
 def _refreshed(known: Server, now: Server) -> Server:
     # The words and the weight in use are not known any more, and never to be mistaken for a fresh reading.
-    return tuple.__new__(
-        Server, now[:_OF_STATE] + known[_OF_STATE:_STATUS] + ("", known.last_check, None) + known[_STATUS + 3 :]
+    return _make(
+        now[:_OF_STATE] + known[_OF_STATE:_STATUS] + ("", known.last_check, None) + known[_STATUS + 3 :],
     )
 
 
-def _last_check(status: str, code: str) -> str:
+def _last_check(status: str, code: str) -> str | None:
+    if not status:
+        return None
     # A leading "* " means that the next check is under way.
     result = status[2:] if status.startswith("* ") else status
     return f"{result} {code}" if code else result

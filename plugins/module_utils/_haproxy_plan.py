@@ -180,9 +180,12 @@ def make_plan(backend: Backend, wanted: t.Sequence[Wanted], policy: Policy, fixe
     changes = [change for change in targets if change.needed]
     ends = _end_states(backend, {change.name: change.state for change in targets})
     for change in targets:
-        _refuse_inherited(backend, change, ends[change.name])
-        _refuse_fixed_weight(backend, change, fixed_weights)
-        _refuse_unchecked(backend, change, policy)
+        if change.state_asked:
+            _refuse_inherited(backend, change, ends[change.name])
+        if fixed_weights:
+            _refuse_fixed_weight(backend, change)
+        if change.server.health == "unchecked":
+            _refuse_unchecked(backend, change, policy)
     _refuse_outage(backend, targets, policy)
     checked = policy.require_healthy
     return _ordered(
@@ -229,8 +232,9 @@ def make_undo(now: Backend, originals: t.Mapping[str, Server]) -> Plan:
 
 def _agents(backend: Backend, changes: t.Sequence[Change]) -> tuple[list[str], list[str]]:
     """Commands that take agents off before anything else, and those that give them back at the end."""
-    off = [f"disable agent {backend.name}/{change.name}" for change in changes if change.agent_off]
-    back = [f"enable agent {backend.name}/{change.name}" for change in changes if change.agent_returns]
+    steered = [change for change in changes if change.server.agent]
+    off = [f"disable agent {backend.name}/{change.name}" for change in steered if change.agent_off]
+    back = [f"enable agent {backend.name}/{change.name}" for change in steered if change.agent_returns]
     return off, back
 
 
@@ -390,7 +394,7 @@ def _drains(backend: Backend, targets: t.Sequence[Change], ends: t.Mapping[str, 
 
 
 def _refuse_inherited(backend: Backend, change: Change, end: str) -> None:
-    if not change.state_asked or STATES.index(end) <= STATES.index(change.state):
+    if STATES.index(end) <= STATES.index(change.state):
         return
     where = f"server {backend.name}/{change.name}"
     if change.server.admin & DNS_MAINT:
@@ -403,9 +407,9 @@ def _refuse_inherited(backend: Backend, change: Change, end: str) -> None:
     )
 
 
-def _refuse_fixed_weight(backend: Backend, change: Change, fixed_weights: bool) -> None:
+def _refuse_fixed_weight(backend: Backend, change: Change) -> None:
     initial = change.server.initial_weight
-    if fixed_weights and change.weight != change.server.weight and change.weight not in (0, initial):
+    if change.weight != change.server.weight and change.weight not in (0, initial):
         raise Refused(
             f"backend {backend.name} balances by a static algorithm ({backend.algorithm}), which takes only 0 or the "
             f"configured weight {initial} for {change.name}, not {change.weight}. "
@@ -415,7 +419,7 @@ def _refuse_fixed_weight(backend: Backend, change: Change, fixed_weights: bool) 
 
 def _refuse_unchecked(backend: Backend, change: Change, policy: Policy) -> None:
     careful = policy.require_healthy and not policy.allow_unchecked
-    if change.enters and careful and change.server.health == "unchecked":
+    if careful and change.enters:
         raise Refused(
             f"server {backend.name}/{change.name} would gain traffic but has no health check, so nothing shows that it "
             "is healthy. Add `check` to its server line, or set allow_unchecked: true"
@@ -487,13 +491,14 @@ def _warnings(backend: Backend, changes: t.Sequence[Change]) -> list[str]:
         found.append(
             f"backend {backend.name} balances by {backend.algorithm}: its weights are not shares of the traffic"
         )
-    kept_off = [change.name for change in changes if change.agent_off and not change.agent_returns]
+    steered = [change for change in changes if change.server.agent]
+    kept_off = [change.name for change in steered if change.agent_off and not change.agent_returns]
     if kept_off:
         found.append(
             f"the agent-check of {', '.join(kept_off)} is off, as it would overwrite the change; it is given back when "
             "the server is ready at its configured weight again"
         )
-    given_back = [change.name for change in changes if change.agent_returns]
+    given_back = [change.name for change in steered if change.agent_returns]
     if given_back:
         found.append(f"the agent-check of {', '.join(given_back)} is on and may set weight and state by itself")
     return found

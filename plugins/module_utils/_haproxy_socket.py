@@ -205,6 +205,8 @@ class AdminSocket:
         )
 
     def _take_replies(self, replies: list[str]) -> None:
+        if not self._unread.endswith(PROMPT):
+            return  # the last reply ends with one, so nothing is missed, and long replies are not searched over and over
         *complete, self._unread = self._unread.split(PROMPT)
         replies.extend(reply.decode("utf-8", "replace").strip("\n") for reply in complete)
 
