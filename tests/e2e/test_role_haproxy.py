@@ -147,6 +147,7 @@ def ready(made: Made) -> t.Iterator[Host]:
     """A host that the role made ready; afterwards it is so again."""
     yield made.host
     made.host.write(CONFIG, made.config)
+    made.host.run("cp", "--preserve", CONFIG, f"{CONFIG}.ran")
     made.host.run("systemctl", "reload", "haproxy")
     for name, weight in (("web1", 100), ("web2", 50)):
         ask(made.host, f"set server shop/{name} state ready; set server shop/{name} weight {weight}")
