@@ -24,7 +24,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
 
 from e2e.lab import Lab
 
-TASKS = 10  # of each kind, in turns
+# Of each kind, in turns; the quickest counts, as what else the machine does only adds.
+TASKS = 10
 SERVERS = 100
 MANY_SERVERS = 1000
 ROUNDS = 15
@@ -80,13 +81,13 @@ def seconds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
 
 
 def test_one_task_for_a_hundred_servers_costs_at_most_one_and_a_half_pings(seconds: dict[str, list[float]]) -> None:
-    ping, ours = statistics.median(seconds["ping"]), statistics.median(seconds["one task"])
+    ping, ours = min(seconds["ping"]), min(seconds["one task"])
     print(f"\nansible.builtin.ping {ping:.3f} s, {SERVERS} servers in one task {ours:.3f} s: {ours / ping:.2f} times")
     assert ours <= 1.5 * ping
 
 
 def test_one_task_for_a_hundred_servers_is_sixty_times_faster_than_a_loop(seconds: dict[str, list[float]]) -> None:
-    ours, (loop,) = statistics.median(seconds["one task"]), seconds["loop"]
+    ours, (loop,) = min(seconds["one task"]), seconds["loop"]
     print(
         f"\n{SERVERS} servers in one task {ours:.3f} s, looped over community.general.haproxy {loop:.1f} s: {loop / ours:.0f} times"
     )
