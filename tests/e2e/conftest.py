@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import typing as t
 
 import pytest
@@ -13,6 +14,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
 
 from e2e import lab as haproxy_lab
 from e2e.lab import Lab
+from e2e.rollouts import Rollouts
 from e2e.shop import SHOP, VERSIONS
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
@@ -76,3 +78,45 @@ def busy(shop: Lab) -> Lab:
     shop.hold(2)
     shop.change(Wanted("web2", 10), Wanted("web3", 10))
     return shop
+
+
+@pytest.fixture
+def start_rollouts(tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., Rollouts]]:
+    """Start a fleet to roll out on, with options as `Options` has them, and with variables for all or single hosts."""
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            variables: t.Mapping[str, t.Any] | None = None,
+            hosts: t.Mapping[str, t.Mapping[str, t.Any]] | None = None,
+            **options: t.Any,
+        ) -> Rollouts:
+            return stack.enter_context(Rollouts(tmp_path, Options(**options), variables or {}, hosts or {}))
+
+        yield start
+
+
+@pytest.fixture
+def start_blue_green(start_rollouts: t.Callable[..., Rollouts]) -> t.Callable[..., Rollouts]:
+    """As `start_rollouts`: web1 and web2 are blue and live, web3 and web4 are green and idle."""
+
+    def start(**given: t.Any) -> Rollouts:
+        tracks = {"web1": "blue", "web2": "blue", "web3": "green", "web4": "green"}
+        shop = start_rollouts(**{"apps": 4, "tracks": tracks, **given})
+        for host, track in shop.tracks.items():
+            if track == "green":
+                shop.fleet.set_state(host, "drain")
+        return shop
+
+    return start
+
+
+@pytest.fixture
+def blue_green(start_blue_green: t.Callable[..., Rollouts]) -> Rollouts:
+    """web1 and web2 are blue and live, web3 and web4 are green and idle."""
+    return start_blue_green()
+
+
+@pytest.fixture
+def rolling(start_rollouts: t.Callable[..., Rollouts]) -> Rollouts:
+    """Four hosts, all live, released to one by one."""
+    return start_rollouts(apps=4, variables={"rolling_batches": 1})

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from local_fleet.app import BEHAVIOURS, LATER_BEHAVIOURS, ReleaseError
+from local_fleet.app import BEHAVIOURS, LATER_BEHAVIOURS, ReleaseError, parse_release
 from local_fleet.fleet import DETACHED_NUMBER, Fleet, RunningFleet, detached_directory
 from local_fleet.layout import LOAD_BALANCERS, Options
 from local_fleet.load import Load, Profile
@@ -61,6 +61,14 @@ def deploy(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def ensure(arguments: argparse.Namespace) -> int:
+    """Have an app host run a release, killing what runs now; leave it alone if it runs it already. For deploy.yml."""
+    release = parse_release(arguments.release)
+    changed = RunningFleet.open(arguments.fleet).ensure(arguments.host, release)
+    print(f"{arguments.host} runs {release.release} {'now' if changed else 'already'}")
+    return 0
+
+
 def load(arguments: argparse.Namespace) -> int:
     """Put a load on the fleet; fail when a request is lost."""
     with Load(RunningFleet.open(arguments.fleet), Profile(rate=arguments.rate)) as running:
@@ -91,6 +99,10 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--after-s", type=float)
     command.add_argument("--then", choices=LATER_BEHAVIOURS)
     command.set_defaults(act=deploy)
+    command = commands.add_parser("ensure", help=ensure.__doc__)
+    command.add_argument("host")
+    command.add_argument("release", help="what the release file is to say, as JSON")
+    command.set_defaults(act=ensure)
     command = commands.add_parser("load", help=load.__doc__)
     command.add_argument("--rate", type=float, default=Profile.rate, help="requests/s to each load balancer")
     command.add_argument("--seconds", type=float, default=10.0)

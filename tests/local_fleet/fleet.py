@@ -135,6 +135,29 @@ class RunningFleet:
         self.write_release(host, app.Release(release, behaviour, **values))
         return self.restart(host)
 
+    def ensure(self, host: str, release: app.Release) -> bool:
+        """Have an app host run just this release; return whether it did not yet.
+
+        The old process is killed whatever it answers, so what was not drained first is seen to be lost. Raises
+        FleetError when the new one does not run.
+        """
+        if self.runs(host, release):
+            return False
+        self.write_release(host, release)
+        self.kill(host)
+        if not self.start(host):
+            raise FleetError(f"{host} does not run: {self.log(host).strip()}")
+        return True
+
+    def runs(self, host: str, release: app.Release) -> bool:
+        """Whether an app host runs just this release."""
+        told = self.status()[host]
+        with contextlib.suppress(OSError, ValueError), open(self.path(host, "release.json"), encoding="utf-8") as file:
+            return (
+                bool(told["running"]) and told["release"] == release.release and json.load(file) == app.as_json(release)
+            )
+        return False
+
     def write_release(self, host: str, release: app.Release) -> None:
         """Write the release file of an app host, which it reads when it starts."""
         _write(self.path(host, "release.json"), json.dumps(app.as_json(release)) + "\n")

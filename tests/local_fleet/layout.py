@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 import string
 import typing as t
 
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+DEPLOY = TESTS.parent / "inventories" / "local" / "deploy.yml"
 LOAD_BALANCERS = ("lb1", "lb2")
 CLIENT_PORT = 8000
 APP_PORT = 8080
@@ -157,13 +160,17 @@ class Layout:
                     "ansible_connection": "local",
                     "ansible_python_interpreter": "{{ ansible_playbook_python }}",
                     "fleet_directory": self.directory,
+                    "fleet_program": str(TESTS),
                     "rollout_backend": BACKEND,
                     "rollout_become": False,
+                    "rollout_deploy": {"tasks": str(DEPLOY)},
                     "rollout_load_balancers": list(LOAD_BALANCERS),
+                    "rollout_previous": self.options.release,
                 },
                 "children": {
                     "lb": {"hosts": {name: self._lb_variables(name) for name in LOAD_BALANCERS}},
                     "app": {"hosts": {name: self._app_variables(name) for name in self.app_hosts}},
+                    "rollout": {"children": {"app": {}}},
                 },
             }
         }
