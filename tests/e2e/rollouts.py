@@ -400,6 +400,10 @@ class Rollouts:
             assert self.carrying(name) == set(servers), (name, self.states())
             assert answering(self.fleet, name) == {release}, name
 
+    def place(self, host: str, name: str) -> pathlib.Path:
+        """A file of a host."""
+        return pathlib.Path(self.fleet.path(host, name))
+
     def watch(self) -> Watch:
         """Watch who carries, from now until the end of the test."""
         return self._stack.enter_context(Watch(self.fleet))
@@ -409,6 +413,12 @@ def carrying(fleet: Fleet, load_balancer: str) -> set[str]:
     """The servers that take new requests on a load balancer."""
     rows = fleet.servers(load_balancer)
     return {name for name, row in rows.items() if row["status"].startswith(("UP", "no check")) and int(row["weight"])}
+
+
+def runs(fleet: Fleet, host: str, release: str) -> bool:
+    """Whether an app host runs a release now."""
+    told = fleet.status()[host]
+    return bool(told["running"]) and told["release"] == release
 
 
 def answering(fleet: Fleet, load_balancer: str) -> set[str]:

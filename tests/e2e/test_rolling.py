@@ -1,0 +1,214 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rolling: host after host, out of rotation first, and back on the old release when one goes wrong."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from e2e.rollouts import RELEASE, Rollouts, carrying
+from local_fleet.layout import LOAD_BALANCERS
+
+HOSTS = ["web1", "web2", "web3", "web4"]
+UNHEALTHY = {"behaviour": "unhealthy"}
+
+
+def batches(shop: Rollouts, since: int, release: str) -> list[str]:
+    """The hosts that got a release after the first `since` starts, in this order."""
+    return [host for host, started in shop.starts()[since:] if started == release]
+
+
+# --- A good release
+
+
+@pytest.mark.core
+def test_every_host_gets_the_release_out_of_rotation_one_by_one(rolling: Rollouts) -> None:
+    since, watch = len(rolling.starts()), rolling.watch()
+    rolling.rolling("2.0.0").expect(0, "promoted")
+    rolling.expect_traffic("2.0.0", HOSTS)
+    assert batches(rolling, since, "2.0.0") == HOSTS
+    assert [out for out in watch.out() if out] == [{host} for host in HOSTS]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"rolling_batches": 2}, [{"web1", "web2"}, {"web3", "web4"}]),
+        ({"rolling_batches": [1, "50%"]}, [{"web1"}, {"web2", "web3"}, {"web4"}]),
+        ({"rolling_batches": 2, "rolling_max_unavailable": "49%"}, [{host} for host in HOSTS]),
+    ],
+)
+def test_no_more_hosts_are_out_than_a_batch(
+    rolling: Rollouts, given: dict[str, t.Any], expected: list[set[str]]
+) -> None:
+    watch = rolling.watch()
+    rolling.rolling("2.0.0", **given).expect(0, "promoted")
+    # On their way out and in, the hosts of a batch may be seen one by one.
+    out = [out for out in watch.out() if out]
+    assert all(any(seen <= batch for batch in expected) for seen in out), out
+    assert [batch for batch in expected if batch in out] == expected
+
+
+def test_no_batch_takes_two_hosts_of_one_domain(start_rollouts: t.Callable[..., Rollouts]) -> None:
+    racks = {host: {"rack": rack} for host, rack in zip(HOSTS, ["a", "a", "b", "b"])}
+    shop = start_rollouts(apps=4, hosts=racks, variables={"rolling_batches": 2, "rolling_spread_by": "rack"})
+    watch = shop.watch()
+    shop.rolling("2.0.0").expect(0, "promoted")
+    assert not any(out >= pair for out in watch.out() for pair in ({"web1", "web2"}, {"web3", "web4"}))
+    assert any(len(out) == 2 for out in watch.out())
+
+
+@pytest.mark.core
+def test_a_second_run_of_the_same_release_changes_nothing(rolling: Rollouts) -> None:
+    rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
+    started, states = rolling.starts(), rolling.states()
+    again = rolling.rolling("2.0.0", rolling_batches=2).expect(0, "unchanged")
+    assert again.changed == {}, again.output
+    assert rolling.starts() == started
+    assert rolling.states() == states
+
+
+@pytest.mark.core
+def test_check_mode_shows_the_plan_and_changes_nothing(rolling: Rollouts) -> None:
+    started, states = rolling.starts(), rolling.states()
+    result = rolling.rolling("2.0.0", "--check", "--diff")
+    assert result.code == 0, result.output
+    assert rolling.starts() == started
+    assert rolling.states() == states
+    for word in ("drain", "deploy", "probe", "admit", *HOSTS):
+        assert word in result.output, result.output
+
+
+# --- A bad one
+
+
+@pytest.mark.core
+def test_hosts_already_done_go_back_in_reverse_order(start_rollouts: t.Callable[..., Rollouts]) -> None:
+    shop = start_rollouts(
+        apps=4,
+        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3},
+        hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
+    )
+    since = len(shop.starts())
+    result = shop.rolling("2.0.0").expect(2, "rolled_back")
+    shop.expect_traffic("1.0.0", HOSTS)
+    assert batches(shop, since, "2.0.0") == ["web1", "web2", "web3"]
+    assert batches(shop, since, "1.0.0") == ["web3", "web2", "web1"]
+    assert "web3" in result.message
+
+
+def test_no_more_hosts_are_out_in_the_undo_than_before(start_rollouts: t.Callable[..., Rollouts]) -> None:
+    shop = start_rollouts(
+        apps=4,
+        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3},
+        hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
+    )
+    watch = shop.watch()
+    load = shop.load()
+    shop.rolling("2.0.0").expect(2, "rolled_back")
+    # The host that failed is out, and one more while it goes back.
+    assert all(len(out) <= 2 for out in watch.out()), watch.out()
+    load.stop()
+    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
+
+
+def test_the_last_host_failing_is_a_failure(start_rollouts: t.Callable[..., Rollouts]) -> None:
+    shop = start_rollouts(
+        apps=3,
+        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3},
+        hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
+    )
+    shop.rolling("2.0.0").expect(2, "rolled_back")
+    shop.expect_traffic("1.0.0", HOSTS[:3])
+
+
+def test_on_hold_the_hosts_already_done_stay_and_the_bad_one_is_out(start_rollouts: t.Callable[..., Rollouts]) -> None:
+    shop = start_rollouts(
+        apps=3,
+        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3, "rolling_on_failure": "hold"},
+        hosts={"web2": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
+    )
+    result = shop.rolling("2.0.0")
+    assert result.code == 2, result.output
+    assert shop.releases() == {"web1": "2.0.0", "web2": "2.0.0", "web3": "1.0.0"}
+    for name in LOAD_BALANCERS:
+        assert carrying(shop.fleet, name) == {"web1", "web3"}
+    assert "web2" in result.message
+
+
+def test_a_release_that_turns_bad_while_its_batch_is_watched_goes_back(rolling: Rollouts) -> None:
+    load = rolling.load()
+    bad = {"2.0.0": {"behaviour": "errors", "rate": 1.0}}
+    result = rolling.rolling("2.0.0", fleet_behaviours=bad, rolling_min_healthy_time=10).expect(2, "rolled_back")
+    rolling.expect_traffic("1.0.0", HOSTS)
+    assert "web1" in result.message
+    load.stop()
+    assert load.summary().lost == 0, load.summary().examples
+
+
+# --- The way back
+
+
+@pytest.mark.core
+def test_a_rollback_puts_the_previous_release_back_host_by_host(rolling: Rollouts) -> None:
+    rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
+    watch = rolling.watch()
+    rolling.rollback().expect(0, "rolled_back")
+    rolling.expect_traffic("1.0.0", HOSTS)
+    assert all(len(out) <= 2 for out in watch.out()), watch.out()
+
+
+# --- Maintenance
+
+
+def test_a_host_may_reboot_in_its_batch(rolling: Rollouts) -> None:
+    fleet, gate = rolling.fleet, rolling.gate
+    mark = {"path": "{{ fleet_directory }}/{{ inventory_hostname }}/off", "state": "touch"}
+    off = {"name": "Go down", "ansible.builtin.file": mark}
+    back = {"name": "Come back", "ansible.builtin.wait_for_connection": {"timeout": 30}}
+    deploy = rolling.write_deploy(off, back, RELEASE)
+
+    def goes_down() -> None:
+        fleet.kill("web2")
+        gate.cut("web2")
+        refused = gate.uses.count("web2") + 2
+        gate.at(lambda _host: gate.uses.count("web2") > refused, lambda: gate.heal("web2"))
+
+    gate.at(lambda host: host == "web2" and rolling.place("web2", "off").exists(), goes_down)
+    load = rolling.load()
+    rolling.rolling("2.0.0", rollout_deploy=deploy).expect(0, "promoted")
+    rolling.expect_traffic("2.0.0", HOSTS)
+    load.stop()
+    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
+
+
+def own_play(*tasks: dict[str, t.Any], **values: t.Any) -> list[dict[str, t.Any]]:
+    return [{"hosts": "app", "gather_facts": False, "tasks": list(tasks), **values}]
+
+
+def part(name: str) -> dict[str, t.Any]:
+    return {"name": name, "ansible.builtin.include_role": {"name": "steady.rollout.rollout", "tasks_from": name}}
+
+
+def test_a_user_takes_a_host_out_and_in_around_tasks_of_their_own(rolling: Rollouts) -> None:
+    load, watch = rolling.load(), rolling.watch()
+    fleet = {"PYTHONPATH": "{{ fleet_program }}"}
+    argv = ["{{ ansible_playbook_python }}", "-m", "local_fleet", "--fleet", "{{ fleet_directory }}"]
+    argv += ["ensure", "{{ inventory_hostname }}", '{"release": "maintained"}']
+    work = {"name": "Work", "ansible.builtin.command": {"argv": argv}, "environment": fleet}
+    result = rolling.run(own_play(part("drain"), work, part("admit"), serial=1))
+    assert result.code == 0, result.output
+    rolling.expect_traffic("maintained", HOSTS)
+    assert [out for out in watch.out() if out] == [{host} for host in HOSTS]
+    load.stop()
+    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
+
+
+def test_more_hosts_than_the_others_can_stand_in_for_are_not_taken_out(rolling: Rollouts) -> None:
+    result = rolling.run(own_play(part("drain")))
+    assert result.code == 2, result.output
+    assert "%" in result.message
+    rolling.expect_traffic("1.0.0", HOSTS)
