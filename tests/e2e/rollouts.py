@@ -32,9 +32,11 @@ SAMPLE_SECONDS = 0.02
 QUICK: dict[str, t.Any] = {
     "rollout_probe": {"path": "/health", "interval": 0.1, "rise": 2, "timeout": 1},
     "rollout_drain_timeout": 15,
+    "rollout_healthy_deadline": 4,
     "rollout_analysis": {"interval": 0.3, "max_error_rate": 5, "min_requests": 20},
     "blue_green_bake": 2,
-    "rolling_min_healthy_time": 0.5,
+    "rolling_healthy_deadline": 4,
+    "rolling_min_healthy_time": 1,
 }
 GENTLE = 40.0  # requests/s to each load balancer: enough to judge a release by
 

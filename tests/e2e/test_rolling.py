@@ -89,7 +89,7 @@ def test_check_mode_shows_the_plan_and_changes_nothing(rolling: Rollouts) -> Non
 def test_hosts_already_done_go_back_in_reverse_order(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(
         apps=4,
-        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3},
+        variables={"rolling_batches": 1},
         hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
     )
     since = len(shop.starts())
@@ -103,7 +103,7 @@ def test_hosts_already_done_go_back_in_reverse_order(start_rollouts: t.Callable[
 def test_no_more_hosts_are_out_in_the_undo_than_before(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(
         apps=4,
-        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3},
+        variables={"rolling_batches": 1},
         hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
     )
     watch = shop.watch()
@@ -118,7 +118,7 @@ def test_no_more_hosts_are_out_in_the_undo_than_before(start_rollouts: t.Callabl
 def test_the_last_host_failing_is_a_failure(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(
         apps=3,
-        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3},
+        variables={"rolling_batches": 1},
         hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
     )
     shop.rolling("2.0.0").expect(2, "rolled_back")
@@ -128,7 +128,7 @@ def test_the_last_host_failing_is_a_failure(start_rollouts: t.Callable[..., Roll
 def test_on_hold_the_hosts_already_done_stay_and_the_bad_one_is_out(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(
         apps=3,
-        variables={"rolling_batches": 1, "rolling_healthy_deadline": 3, "rolling_on_failure": "hold"},
+        variables={"rolling_batches": 1, "rolling_on_failure": "hold"},
         hosts={"web2": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
     )
     result = shop.rolling("2.0.0")

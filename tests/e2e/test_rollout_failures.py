@@ -16,7 +16,7 @@ from local_fleet.layout import LOAD_BALANCERS, TEMPLATE
 BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 HOSTS = ["web1", "web2", "web3", "web4"]
 FAIL = {"name": "Fail", "ansible.builtin.fail": {"msg": "the disk is full"}}
-SOON = {"rolling_batches": 1, "rolling_healthy_deadline": 3}
+SOON = {"rolling_batches": 1}
 
 
 # --- The release

@@ -55,7 +55,7 @@ def test_rolling_releases_with_long_requests_in_flight_lose_no_request(
 ) -> None:
     shop = start_rollouts(
         haproxy_command=haproxy_command(version),
-        variables={"rolling_batches": 3, "rolling_healthy_deadline": 3},
+        variables={"rolling_batches": 3},
         hosts={"web6": {"fleet_behaviours": {"4.0.0": {"behaviour": "unhealthy"}}}},
     )
     load = shop.load(rate=RATE, slow=0.003, slow_ms=10_000, timeout=25)

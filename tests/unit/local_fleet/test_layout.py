@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import typing as t
 
 import pytest
@@ -62,6 +63,15 @@ def test_load_balancers_share_no_file() -> None:
     hosts = layout().inventory()["all"]["children"]["lb"]["hosts"]
     values = [value for variables in hosts.values() for value in variables.values() if value != "haproxy"]
     assert len(set(values)) == len(values) == 4
+
+
+def test_the_inventory_is_ready_for_a_rollout() -> None:
+    inventory = layout(apps=2, release="1.4.2", tracks={"web1": "blue"}).inventory()["all"]
+    assert pathlib.Path(inventory["vars"]["rollout_deploy"]["tasks"]).is_file()
+    assert (pathlib.Path(inventory["vars"]["fleet_program"]) / "local_fleet" / "__main__.py").is_file()
+    assert inventory["vars"]["rollout_previous"] == "1.4.2"
+    assert inventory["children"]["rollout"] == {"children": {"app": {}}}
+    assert inventory["children"]["app"]["hosts"]["web1"]["rollout_track"] == "blue"
 
 
 @pytest.mark.parametrize(
