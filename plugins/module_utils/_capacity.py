@@ -21,6 +21,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._plan_error import 
 
 Servers = t.Mapping[str, t.Mapping[str, t.Any]]
 
+_ROUNDING = 1e-6  # what sums of fractions may be off by
+
 
 def taking_out(servers: Servers, out: t.Collection[str], min_percent: float, headroom_percent: float) -> str | None:
     """Why the servers ``out`` may not leave the rotation now, or None where they may.
@@ -38,7 +40,7 @@ def taking_out(servers: Servers, out: t.Collection[str], min_percent: float, hea
     if not sum(after.values()):
         return f"{what} would leave no healthy server in rotation; bring others back or take out fewer at once."
     left, total = sum(_base(servers[name]) for name in after if after[name]), sum(map(_base, servers.values()))
-    if left * 100 < min_percent * total:
+    if total and 100 * left / total < min_percent - _ROUNDING:
         return (
             f"{what} would leave {_figure(100 * left / total)} % of the capacity in rotation (weight {_figure(left)} of "
             f"{_figure(total)}), and {_figure(min_percent)} % must remain; bring others back or take out fewer at once."
@@ -60,7 +62,7 @@ def loading(
     if not sum(after.values()):
         return "No healthy server would carry traffic with the wanted weights; see why the servers are down first."
     thin = _thinnest(servers, now, after)
-    if thin and thin[1] < min_percent:
+    if thin and thin[1] < min_percent - _ROUNDING:
         name, percent, share = thin
         return (
             f"{name} would get {_figure(share)} % of the traffic, and has {_figure(percent)} % of the capacity for it, by base "
@@ -75,12 +77,11 @@ def sessions_after(servers: Servers, weights: t.Mapping[str, float]) -> dict[str
     own = {name: _positive(server.get("sessions")) for name, server in servers.items()}
     gains = {name: max(0.0, after[name] - now[name]) for name in servers}
     gained = sum(gains.values())
+    if not gained:
+        return own
     lost = {name: own[name] * (1 - after[name] / now[name]) if now[name] > after[name] else 0.0 for name in servers}
-    moved = sum(lost.values()) if gained else 0.0
-    return {
-        name: own[name] - (lost[name] if gained else 0.0) + (moved * gains[name] / gained if gained else 0.0)
-        for name in servers
-    }
+    moved = sum(lost.values())
+    return {name: own[name] - lost[name] + moved * gains[name] / gained for name in servers}
 
 
 def _overload(
@@ -89,16 +90,17 @@ def _overload(
     """The server that would be fullest, in words, when it would be too full; only servers that gain are looked at."""
     sessions, before, then = sessions_after(servers, after), _shares(now), _shares(after)
     usable = 1 - min(100.0, _positive(headroom_percent)) / 100
-    fullest, name = 0.0, ""
-    for server, entry in servers.items():
-        most = _positive(entry.get("max_sessions"))
-        if most and then[server] > before[server] and sessions[server] > most * usable:
-            fullest, name = max((fullest, name), (sessions[server] / most, server))
-    if not name:
+    limits = {name: _positive(server.get("max_sessions")) for name, server in servers.items()}
+    full = [
+        name
+        for name, most in limits.items()
+        if most and then[name] > before[name] and sessions[name] > most * usable + _ROUNDING
+    ]
+    if not full:
         return None
-    most = _positive(servers[name].get("max_sessions"))
+    name = max(full, key=lambda server: sessions[server] / limits[server])
     return (
-        f"{what} would bring {name} to about {sessions[name]:.0f} sessions of at most {_figure(most)}, and "
+        f"{what} would bring {name} to about {sessions[name]:.0f} sessions of at most {_figure(limits[name])}, and "
         f"{_figure(headroom_percent)} % are to stay free; wait for less traffic, or move less at once."
     )
 
@@ -143,7 +145,7 @@ def _shares(weights: t.Mapping[str, float]) -> dict[str, float]:
 
 
 def _positive(value: t.Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and 0 < value < 10**15 else 0.0
+    return float(value) if isinstance(value, (int, float)) and 10**-9 < value < 10**15 else 0.0
 
 
 def _figure(value: float) -> str:

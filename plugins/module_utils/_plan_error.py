@@ -11,6 +11,8 @@ import typing as t
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxlevel = 3
+_LONGEST = 160
 
 
 class PlanError(Exception):
@@ -23,7 +25,8 @@ def quoted(value: t.Any) -> str:
         return "a very large number"  # thousands of digits cannot even be printed
     if isinstance(value, str):
         value = str(value)
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def listed(names: t.Iterable[str], most: int = 6) -> str:

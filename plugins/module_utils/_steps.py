@@ -136,6 +136,12 @@ def _unknown(name: str, members: t.Sequence[Member]) -> str:
     return f"{quoted(name)} is neither a track nor a host of the play; there are {' and '.join(known) or 'none'}."
 
 
+def _no_track(name: t.Any, members: t.Sequence[Member]) -> str:
+    if any(name in (member.host, member.key) for member in members):
+        return f"traffic is shared between tracks, and {name} is a host; name its track."
+    return _unknown(name, members) if isinstance(name, str) else f"{quoted(name)} cannot be the name of a track."
+
+
 def _track_of(keys: t.Collection[str], members: t.Sequence[Member]) -> str:
     """The track that ``keys`` are all of, or "" where they are not exactly one."""
     tracks = {member.track for member in members if member.key in keys}
@@ -153,9 +159,7 @@ def _shares(value: t.Any, members: t.Sequence[Member]) -> dict[str, float]:
         raise PlanError(f"traffic is shared between tracks, and {listed(without)} has none; set its rollout_track.")
     for name in value:
         if name not in tracks:
-            raise PlanError(
-                _unknown(name, members) if isinstance(name, str) else f"{quoted(name)} cannot be the name of a track."
-            )
+            raise PlanError(_no_track(name, members))
     shares = {str(track): _percent(track, percent) for track, percent in value.items()}
     return _completed(shares, [track for track in tracks if track not in shares])
 
@@ -173,7 +177,7 @@ def _completed(shares: dict[str, float], others: t.Sequence[str]) -> dict[str, f
 
 
 def _percent(track: str, value: t.Any) -> float:
-    text = str(value).strip().rstrip("%").strip() if isinstance(value, str) else value
+    text = str(value).strip().removesuffix("%") if isinstance(value, str) else value
     try:
         percent = -1.0 if isinstance(value, bool) else float(text)
     except (TypeError, ValueError, OverflowError):
@@ -199,22 +203,21 @@ def _removed(step: Step, members: t.Sequence[Member]) -> list[str]:
 
 def _check_order(steps: t.Sequence[Step], members: t.Sequence[Member], carrying: t.Collection[str] | None) -> None:
     """No member gets traffic before it was seen healthy, and some member always carries it."""
-    seen = {member.key for member in members} if carrying is None else set(carrying)
-    rotation = None if carrying is None else set(carrying)
+    every = {member.key for member in members}
+    rotation = every if carrying is None else every & set(carrying)
+    live = {member.track for member in members if member.key in rotation}
+    # A share is for a whole track: a live one has it already, also where one of its members is out just now.
+    seen = {"admit": set(rotation), "traffic": {member.key for member in members if member.track in live}}
     for number, step in enumerate(steps, 1):
         where = f"Step {number} ({step.words()}) of rollout_steps"
-        if step.kind == "deploy":
-            seen -= set(step.members)
-        if step.kind == "probe":
-            seen |= set(step.members)
-        unseen = [key for key in _admitted(step, members) if key not in seen]
+        for keys in seen.values():
+            keys -= set(step.members if step.kind == "deploy" else ())
+            keys |= set(step.members if step.kind == "probe" else ())
+        admitted = _admitted(step, members)
+        unseen = [key for key in admitted if key not in seen[step.kind]]
         if unseen:
-            raise PlanError(
-                f"{where}: {listed(unseen)} would get traffic without having been probed; put a probe of it before."
-            )
-        if rotation is None:
-            continue
-        left = (rotation - set(_removed(step, members))) | set(_admitted(step, members))
+            raise PlanError(f"{where}: {listed(unseen)} would get traffic without a probe; probe before.")
+        left = (rotation - set(_removed(step, members))) | set(admitted)
         if rotation and not left:
             raise PlanError(f"{where} would leave no member in rotation; admit others before, or take out fewer.")
         rotation = left
