@@ -83,6 +83,7 @@ class Server(t.NamedTuple):
     retries: int | None = None
     redispatches: int | None = None
     server_aborts: int | None = None
+    max_sessions: int | None = None  # `maxconn` of its line; None where there is no limit
 
     @property
     def own_state(self) -> str:
@@ -281,6 +282,7 @@ _NUMBERS = (
     "wretr",
     "wredis",
     "srv_abrt",
+    "slim",
 )
 
 
@@ -352,9 +354,12 @@ def _as_dict(server: Server, share: float | None) -> dict[str, t.Any]:
         "port": server.port,
         "weight": server.weight,
         "state": server.state,
+        "own_state": server.own_state,
         "health": server.health,
+        "settled": server.settled,
         "share": share,
         "sessions": server.sessions,
+        "max_sessions": server.max_sessions,
         "queued": server.queued,
         "requests": server.requests,
         "errors": {

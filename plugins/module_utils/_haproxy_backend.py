@@ -67,6 +67,10 @@ class Reloaded(HaproxyError):
     """The process that we talk to no longer takes new traffic: what it is told counts for nothing."""
 
 
+def admit_all() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Request:
     """One call. Times in seconds. ``state_file``: `auto`, a path, or empty for none."""
@@ -81,6 +85,13 @@ class Request:
     timeout: float = 10.0
     state_file: str = "auto"
     check_mode: bool = False
+    # Called when no other call can change the backend any more, before anything is read; raises to refuse the call.
+    admit: t.Callable[[], None] = admit_all
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a call like this one to end."""
+        return self.timeout + self.health_timeout + self.drain_timeout
 
 
 @dataclass
@@ -200,6 +211,29 @@ def _read_once(address: Address, backend: str, timeout: float) -> tuple[Process,
         return Runtime(connection, backend).read()
 
 
+def read_backends(address: Address, names: t.Sequence[str], timeout: float) -> tuple[Process, str, dict[str, Backend]]:
+    """One reading of several backends over one connection; the socket's level comes with it."""
+    for _reload in range(RELOADS_FOLLOWED):
+        try:
+            return _read_several(address, names, timeout)
+        except (Reloaded, ConnectionLost):
+            continue
+    return _read_several(address, names, timeout)
+
+
+def _read_several(address: Address, names: t.Sequence[str], timeout: float) -> tuple[Process, str, dict[str, Backend]]:
+    with AdminSocket(address, timeout) as connection:
+        (level,) = connection.run(["show cli level"])
+        readings = {name: Runtime(connection, name).read() for name in names}
+    process = list(readings.values())[-1][0]
+    return process, level.strip(), {name: backend for name, (_process, backend) in readings.items()}
+
+
+def lock_name(address: Address, backend: str) -> str:
+    """What calls that change the same backend over the same socket lock, each against the others."""
+    return f"{address}!{backend}"
+
+
 def change_backend(request: Request) -> Outcome:
     """Bring the servers to what is wanted, or leave all as it was and raise HaproxyError.
 
@@ -210,10 +244,11 @@ def change_backend(request: Request) -> Outcome:
     call = _Call(request)
     try:
         if request.check_mode:
+            request.admit()
             return call.run()
         # Two calls that each leave the other's server would together leave none.
-        patience = request.timeout + request.health_timeout + request.drain_timeout
-        with exclusive(f"{request.address}!{request.backend}", patience):
+        with exclusive(lock_name(request.address, request.backend), request.patience):
+            request.admit()
             return call.run()
     except LockError as exc:
         # Whoever may not lock may often not reach the socket either, which is what he can do something about.

@@ -26,15 +26,12 @@ class LockError(Exception):
 def exclusive(name: str, seconds: float) -> t.Iterator[None]:
     """Hold the lock ``name`` against every process of this user on this host; wait for it up to ``seconds``."""
     try:
-        path = os.path.join(_folder(), urllib.parse.quote(name, safe=""))
+        path = os.path.join(folder(), urllib.parse.quote(name, safe=""))
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise LockError(f"the lock file cannot be made: {exc.strerror} ({exc.filename})") from exc
     try:
-        _wait(handle, seconds)
-        # For the message of whoever waits in vain.
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        take(handle, seconds)
         yield
     finally:
         os.close(handle)
@@ -49,6 +46,14 @@ def exclusive_folder(path: str, seconds: float) -> t.Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def take(handle: int, seconds: float) -> None:
+    """Lock an open file, until it is closed; wait for it up to ``seconds``. Raises LockError."""
+    _wait(handle, seconds)
+    # For the message of whoever waits in vain.
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
 
 
 def _wait(handle: int, seconds: float) -> None:
@@ -71,8 +76,8 @@ def _holder(handle: int) -> str:
     return f"process {pid}" if pid.isdigit() else "another process"
 
 
-def _folder() -> str:
-    """A folder of this user alone. Raises LockError when somebody else made it first."""
+def folder() -> str:
+    """The folder of the lock files, a folder of this user alone. Raises LockError when somebody else made it first."""
     path = "/run/steady-rollout" if os.geteuid() == 0 else f"{tempfile.gettempdir()}/steady-rollout-{os.geteuid()}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)

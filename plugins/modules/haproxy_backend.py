@@ -114,6 +114,27 @@ options:
         configured; RV(survives_reload) tells.
     type: str
     default: auto
+  fence:
+    description:
+      - Change the backend only while this rollout holds it. See M(steady.rollout.rollout_act).
+    type: dict
+    suboptions:
+      state_dir:
+        description:
+          - Where the rollout keeps its records on this host.
+        type: path
+        default: /var/lib/steady-rollout
+      rollout_id:
+        description:
+          - The rollout.
+        type: str
+        required: true
+  force:
+    description:
+      - Change the backend although a rollout holds it. Without this a call without O(fence) is refused while a rollout holds the
+        backend over the same O(socket).
+    type: bool
+    default: false
 notes:
   - With leastconn and first, weights are not shares of the traffic; a warning says so.
   - The agent-check of a server is switched off while the server is held away from ready or from its configured weight, as it
@@ -193,22 +214,33 @@ process:
 """
 
 import typing as t
+from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._fence import (
+    DEFAULT_STATE_DIR,
+    fenced,
+    foresee,
+    refuse_held,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import (
     Outcome,
     Request,
+    admit_all,
     change_backend,
     diff,
+    lock_name,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import (
-    LONGEST_WAIT,
     SOCKET_OPTIONS,
+    checked_state_file,
     checked_timeout,
+    checked_wait,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import STATES, Policy, Wanted
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import Address, HaproxyError, parse_address
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **SOCKET_OPTIONS,
@@ -231,18 +263,23 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "allow_empty": {"type": "bool", "default": False},
     "allow_backup": {"type": "bool", "default": False},
     "state_file": {"type": "str", "default": "auto"},
+    "fence": {
+        "type": "dict",
+        "options": {
+            "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+            "rollout_id": {"type": "str", "required": True},
+        },
+    },
+    "force": {"type": "bool", "default": False},
 }
 
 
 def request(params: t.Mapping[str, t.Any], check_mode: bool) -> Request:
     """The module's parameters as one typed request. Raises HaproxyError for what no type can tell."""
-    for name in ("drain_timeout", "health_timeout"):
-        if not 0 <= params[name] <= LONGEST_WAIT:
-            raise HaproxyError(f"{name} must be a number of seconds from 0 to {LONGEST_WAIT}, not {params[name]}")
-    if params["state_file"] not in ("", "auto") and not params["state_file"].startswith("/"):
-        raise HaproxyError(f"state_file must be auto, an absolute path or empty, not {params['state_file']!r}")
+    address = parse_address(params["socket"], params["allow_remote_socket"])
+    unfenced = not params["fence"] and not params["force"]
     return Request(
-        address=parse_address(params["socket"], params["allow_remote_socket"]),
+        address=address,
         backend=params["backend"],
         wanted=tuple(Wanted(server["name"], server["weight"], server["state"]) for server in params["servers"]),
         policy=Policy(
@@ -251,13 +288,29 @@ def request(params: t.Mapping[str, t.Any], check_mode: bool) -> Request:
             allow_empty=params["allow_empty"],
             allow_backup=params["allow_backup"],
         ),
-        drain_timeout=params["drain_timeout"],
+        drain_timeout=checked_wait("drain_timeout", params["drain_timeout"]),
         on_drain_timeout=params["on_drain_timeout"],
-        health_timeout=params["health_timeout"],
+        health_timeout=checked_wait("health_timeout", params["health_timeout"]),
         timeout=checked_timeout(params["timeout"]),
-        state_file=params["state_file"],
+        state_file=checked_state_file(params["state_file"]),
         check_mode=check_mode,
+        admit=partial(_refuse_held, address, params["backend"]) if unfenced else admit_all,
     )
+
+
+def _refuse_held(address: Address, backend: str) -> None:
+    refuse_held(lock_name(address, backend), backend)
+
+
+def change(asked: Request, fence: t.Mapping[str, str] | None) -> Outcome:
+    """Change the backend, with a fence while the rollout it names holds the backend. Raises HaproxyError and StateError."""
+    if not fence:
+        return change_backend(asked)
+    if asked.check_mode:
+        foresee(fence["state_dir"], [asked.backend], fence["rollout_id"])
+        return change_backend(asked)
+    with fenced(fence["state_dir"], [asked.backend], fence["rollout_id"], asked.patience):
+        return change_backend(asked)
 
 
 def result(outcome: Outcome, names: t.Collection[str]) -> dict[str, t.Any]:
@@ -277,8 +330,8 @@ def result(outcome: Outcome, names: t.Collection[str]) -> dict[str, t.Any]:
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     try:
-        outcome = change_backend(request(module.params, module.check_mode))
-    except HaproxyError as exc:
+        outcome = change(request(module.params, module.check_mode), module.params["fence"])
+    except (HaproxyError, StateError) as exc:
         module.fail_json(msg=str(exc))
     for warning in outcome.warnings:
         module.warn(warning)

@@ -1,0 +1,280 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""Who may change a backend: the lock of a rollout, the fence around every change, and the pointer for calls without one.
+
+The lock belongs to a rollout, not to a process, and outlives all of them. The fence is a lock of the kernel, held by
+one process for the time of one call: while it is held the rollout's lock does not change hands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import typing as t
+import urllib.parse
+from dataclasses import dataclass, field
+
+from ansible_collections.steady.rollout.plugins.module_utils import _journal as journal
+from ansible_collections.steady.rollout.plugins.module_utils import _lock
+from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
+from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import (
+    Folder,
+    StateError,
+    existing_folder,
+    made_folder,
+)
+
+DEFAULT_STATE_DIR = "/var/lib/steady-rollout"
+FENCE, LOCK, JOURNAL, SAFE, RELEASES = "fence", "lock", "journal.jsonl", "safe.json", "releases.json"
+
+Releases = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The rollout that holds a backend. ``since``: UTC, ISO 8601. ``who``: user, host, job, as far as they were given."""
+
+    rollout_id: str
+    since: str
+    who: t.Mapping[str, t.Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return {"rollout_id": self.rollout_id, "since": self.since, "who": dict(self.who)}
+
+    def words(self) -> str:
+        return f"rollout {self.rollout_id} ({self.origin()})"
+
+    def origin(self) -> str:
+        who = ", ".join(f"{key} {value}" for key, value in self.who.items() if value not in (None, ""))
+        return f"{who}, since {self.since}" if who else f"since {self.since}"
+
+
+class Records:
+    """The records of one backend. Those who write hold its fence."""
+
+    def __init__(self, folder: Folder, backend: str) -> None:
+        self._folder = folder
+        self.backend = backend
+
+    def holder(self) -> Holder | None:
+        found = self._load(LOCK)
+        if found is None:
+            return None
+        try:
+            return Holder(str(found["rollout_id"]), str(found["since"]), dict(found["who"]))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise self._damaged(LOCK) from exc
+
+    def take(self, holder: Holder) -> None:
+        self._store(LOCK, holder.as_dict())
+
+    def release(self) -> None:
+        self._folder.remove(LOCK)
+
+    def safe(self) -> dict[str, t.Any] | None:
+        """{rollout_id, servers: {name: {weight, state}}}"""
+        found = self._load(SAFE)
+        if found is not None and not isinstance(found.get("servers"), dict):
+            raise self._damaged(SAFE)
+        return found
+
+    def keep_safe(self, rollout_id: str, servers: t.Mapping[str, t.Any]) -> bool:
+        """Returns whether that is anything new."""
+        wanted = {"rollout_id": rollout_id, "servers": dict(servers)}
+        if self.safe() == wanted:
+            return False
+        self._store(SAFE, wanted)
+        return True
+
+    def releases(self) -> Releases:
+        """{server: {deploy key: release}}: what was last seen to run there."""
+        return self._load(RELEASES) or {}
+
+    def keep_releases(self, seen: t.Mapping[str, t.Mapping[str, str]]) -> bool:
+        """Add what was ``seen``, and keep the rest. Returns whether that is anything new."""
+        known = self.releases()
+        merged = {**known, **{server: {**known.get(server, {}), **keys} for server, keys in seen.items()}}
+        if merged == known:
+            return False
+        self._store(RELEASES, merged)
+        return True
+
+    def rollout(self) -> dict[str, t.Any] | None:
+        """The last rollout, as `_journal.fold` tells it."""
+        return journal.fold(journal.parse(self._folder.read(JOURNAL) or b""))
+
+    def write(self, event: str, rollout_id: str, payload: t.Mapping[str, t.Any]) -> None:
+        """Add a line to the journal; it is on disk when this returns."""
+        data = self._folder.read(JOURNAL) or b""
+        record = {
+            **payload,
+            "seq": journal.next_number(data),
+            "rollout": rollout_id,
+            "at": now(),
+            "boot": boot_time(),
+            "event": event,
+        }
+        try:
+            text = journal.line(record)
+        except (TypeError, ValueError) as exc:
+            raise StateError(f"the record of {event} cannot be written as JSON: {exc}") from exc
+        self._folder.append(JOURNAL, text, journal.whole(data))
+
+    def _load(self, name: str) -> dict[str, t.Any] | None:
+        data = self._folder.read(name)
+        if data is None:
+            return None
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError) as exc:
+            raise self._damaged(name) from exc
+        if not isinstance(found, dict):
+            raise self._damaged(name)
+        return found
+
+    def _store(self, name: str, value: t.Mapping[str, t.Any]) -> None:
+        self._folder.replace(name, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+
+    def _damaged(self, name: str) -> StateError:
+        return StateError(
+            f"{self._folder.path}/{name} does not hold what a rollout writes there; look at it, then remove it"
+        )
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def boot_time() -> list[t.Any]:
+    """Which boot this is, and the seconds since; wall clocks can be set."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        return [stream.read().strip(), round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)]
+
+
+# Opening
+
+
+@contextlib.contextmanager
+def looked_at(state_dir: str, backend: str) -> t.Iterator[Records | None]:
+    """The records of ``backend`` to read, None where there are none. Raises StateError."""
+    with existing_folder(state_dir, backend) as folder:
+        yield None if folder is None else Records(folder, backend)
+
+
+@contextlib.contextmanager
+def fenced(state_dir: str, backends: t.Iterable[str], rollout_id: str, seconds: float) -> t.Iterator[list[Records]]:
+    """Hold the fences of ``backends``, which rollout ``rollout_id`` must hold, waiting up to ``seconds`` for each."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for backend in sorted(set(backends)):
+            folder = stack.enter_context(existing_folder(state_dir, backend))
+            if folder is None:
+                raise lost(rollout_id, backend, None)
+            stack.enter_context(_fence(folder, backend, seconds))
+            found.append(Records(folder, backend))
+        for records in found:
+            require(records, rollout_id)
+        yield found
+
+
+@contextlib.contextmanager
+def fenced_for_beginning(state_dir: str, backends: t.Iterable[str], seconds: float) -> t.Iterator[list[Records]]:
+    """Hold the fences of ``backends``, whoever holds their locks; folders are made where there are none."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for backend in sorted(set(backends)):
+            folder = stack.enter_context(made_folder(state_dir, backend))
+            stack.enter_context(_fence(folder, backend, seconds))
+            found.append(Records(folder, backend))
+        yield found
+
+
+@contextlib.contextmanager
+def _fence(folder: Folder, backend: str, seconds: float) -> t.Iterator[None]:
+    handle = folder.open_file(FENCE, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            _lock.take(handle, seconds)
+        except LockError as exc:
+            raise StateError(f"the fence of backend {backend} is not to be had: {exc}. Nothing was changed.") from exc
+        yield
+    finally:
+        os.close(handle)
+
+
+def require(records: Records, rollout_id: str) -> None:
+    """Raises StateError unless the rollout holds the backend."""
+    holder = records.holder()
+    if holder is None or holder.rollout_id != rollout_id:
+        raise lost(rollout_id, records.backend, holder)
+
+
+def lost(rollout_id: str, backend: str, holder: Holder | None) -> StateError:
+    whose = f"{holder.rollout_id} does ({holder.origin()})" if holder else "nobody does"
+    return StateError(
+        f"rollout {rollout_id} no longer holds backend {backend} on this load balancer: {whose}. Nothing was changed."
+    )
+
+
+def foresee(state_dir: str, backends: t.Iterable[str], rollout_id: str) -> None:
+    """In check mode, where no rollout could take a lock: raises StateError only where another one holds a backend."""
+    for backend in backends:
+        with looked_at(state_dir, backend) as records:
+            holder = records.holder() if records else None
+        if holder and holder.rollout_id != rollout_id:
+            raise lost(rollout_id, backend, holder)
+
+
+# The pointer: where the records of the rollout are that holds what is locked under ``name`` (see _lock)
+
+
+def point(name: str, state_dir: str, backend: str) -> None:
+    text = json.dumps({"state_dir": state_dir, "backend": backend}) + "\n"
+    try:
+        path = _pointer(name)
+        if _pointed(name) != (state_dir, backend):
+            replace_file(path, text, 0o600)
+    except (OSError, LockError) as exc:
+        raise StateError(f"calls without a fence cannot be kept out of backend {backend}: {exc}") from exc
+
+
+def unpoint(name: str) -> None:
+    with contextlib.suppress(OSError, LockError):
+        os.unlink(_pointer(name))
+
+
+def held(name: str) -> Holder | None:
+    """The rollout that holds what is locked under ``name``. A pointer to records that are gone, or free, is nothing."""
+    pointed = _pointed(name)
+    if pointed is None:
+        return None
+    with looked_at(*pointed) as records:
+        return records.holder() if records else None
+
+
+def refuse_held(name: str, backend: str) -> None:
+    """For calls without a fence. Raises StateError while a rollout holds the backend."""
+    holder = held(name)
+    if holder:
+        raise StateError(
+            f"{holder.words()} holds backend {backend} on this load balancer. Wait for its end, or set force: true to "
+            "change the backend all the same. Nothing was changed."
+        )
+
+
+def _pointed(name: str) -> tuple[str, str] | None:
+    try:
+        with open(_pointer(name), encoding="utf-8") as stream:
+            found = json.load(stream)
+        return str(found["state_dir"]), str(found["backend"])
+    except (OSError, LockError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _pointer(name: str) -> str:
+    return os.path.join(_lock.folder(), urllib.parse.quote(name, safe="") + ".rollout")

@@ -1,0 +1,356 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""The acts of a rollout on one load balancer: each checks who holds the backends, writes down what it is about to do, does it,
+and writes down what became of it. A crash leaves an intent without a result, and nothing worse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Driver, Servers
+from ansible_collections.steady.rollout.plugins.module_utils._fence import Holder, Records
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
+
+ACTS = ("begin", "note", "shift", "restore", "end")
+NOTED = ("intent", "result", "note")
+ROLLOUT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,100}\Z")
+
+Payload = t.Mapping[str, t.Any]
+
+
+@dataclass(frozen=True)
+class Act:
+    """One call. The options of rollout_act of the same names; ``patience``: seconds to wait for other calls to end."""
+
+    act: str
+    rollout_id: str
+    backends: tuple[str, ...]
+    state_dir: str
+    patience: float
+    record: Payload = field(default_factory=dict)
+    event: str = "note"
+    take_over: str | None = None
+    who: Payload = field(default_factory=dict)
+    safe: t.Mapping[str, Payload] = field(default_factory=dict)
+    releases: t.Mapping[str, fence.Releases] = field(default_factory=dict)
+    servers: t.Mapping[str, t.Sequence[Payload]] = field(default_factory=dict)
+    outcome: str | None = None
+    keep_lock: bool = False
+    check_mode: bool = False
+
+
+@dataclass
+class Done:
+    """``before``, ``after``, ``out``: by backend. ``lines``: what --diff shows besides servers, as (before, after)."""
+
+    changed: bool = False
+    backends: dict[str, Changed] = field(default_factory=dict)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+
+def perform(act: Act, driver: Driver) -> Done:
+    """Raises StateError, and what the driver raises; the text says what was changed before it failed."""
+    _check(act, driver)
+    if act.check_mode:
+        return _foresee(act, driver)
+    if act.act == "begin":
+        return _begin(act, driver)
+    if act.act == "end" and _has_ended(act):
+        return Done()
+    with fence.fenced(act.state_dir, act.backends, act.rollout_id, act.patience) as held:
+        done = Done()
+        _keep(act, held, done)
+        for records in held:
+            # /run, where pointers are, does not outlive a reboot.
+            fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+        _DO[act.act](act, driver, held, done)
+        return done
+
+
+def _check(act: Act, driver: Driver) -> None:
+    if not ROLLOUT_ID.match(act.rollout_id):
+        raise StateError(f"rollout_id {act.rollout_id!r} must be 1 to 100 letters, digits and characters of _ . : @ -")
+    if not act.backends:
+        raise StateError("backends is empty; name the backends of the rollout")
+    for backend in act.backends:
+        driver.lock_name(backend)
+    for option in ("safe", "releases", "servers"):
+        strange = [backend for backend in getattr(act, option) if backend not in act.backends]
+        if strange:
+            raise StateError(f"{option} names backend {', '.join(strange)}, which is not among backends")
+    for safe in act.safe.values():
+        driver.check_safe(safe)
+    if act.act == "shift" and not act.servers:
+        raise StateError("servers is empty; shift needs the servers to change, by backend")
+    for backend, servers in act.servers.items():
+        driver.check(backend, servers)
+
+
+def _keep(act: Act, held: t.Sequence[Records], done: Done) -> None:
+    """What must be on disk before anything else happens."""
+    for records in held:
+        if records.backend in act.safe:
+            done.changed |= records.keep_safe(act.rollout_id, act.safe[records.backend])
+        if records.backend in act.releases:
+            done.changed |= records.keep_releases(act.releases[records.backend])
+
+
+# begin
+
+
+def _begin(act: Act, driver: Driver) -> Done:
+    done = Done()
+    with (
+        fence.fenced_for_beginning(act.state_dir, act.backends, act.patience) as found,
+        contextlib.ExitStack() as stack,
+    ):
+        for records in found:
+            # Calls without a fence that are under way end first; those that come later find the lock.
+            _exclude(stack, driver, records.backend, act.patience)
+        previous = {records.backend: _admitted(act, driver, records) for records in found}
+        _keep(act, found, done)
+        taken: list[Records] = []
+        try:
+            for records in found:
+                taken.append(records)
+                _take(act, driver, records, previous[records.backend], done)
+        except StateError:
+            for records in taken:
+                _give_back(act, driver, records, previous[records.backend])
+            raise
+    return done
+
+
+def _exclude(stack: contextlib.ExitStack, driver: Driver, backend: str, patience: float) -> None:
+    try:
+        stack.enter_context(exclusive(driver.lock_name(backend), patience))
+    except LockError as exc:
+        raise StateError(f"cannot lock backend {backend}: {exc}. Nothing was changed.") from exc
+
+
+def _admitted(act: Act, driver: Driver, records: Records) -> Holder | None:
+    """Who holds the backend now. Raises StateError unless that is nobody, this rollout, or the one that is taken over."""
+    holder = records.holder()
+    for found in (holder, fence.held(driver.lock_name(records.backend))):
+        if found and found.rollout_id not in (act.rollout_id, act.take_over):
+            raise _refused(found, records.backend)
+    return holder
+
+
+def _refused(holder: Holder, backend: str) -> StateError:
+    return StateError(
+        f"{holder.words()} holds backend {backend} on this load balancer. Wait for its end, or take it over. Nothing was changed."
+    )
+
+
+def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, done: Done) -> None:
+    if previous and previous.rollout_id == act.rollout_id and act.take_over is None:
+        fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+        return
+    holder = Holder(act.rollout_id, fence.now(), act.who)
+    record = {**act.record, "who": dict(act.who)}
+    if previous:
+        record["took_over"] = previous.as_dict()
+    records.write("begin", act.rollout_id, record)
+    fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+    records.take(holder)
+    done.changed = True
+    done.lines.append(_lock_lines(records.backend, previous, holder))
+
+
+def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | None) -> None:
+    """As it was before; on a disk that is full as far as it goes, and a lock without its rollout can be taken over."""
+    with contextlib.suppress(StateError):
+        if previous:
+            records.take(previous)
+        else:
+            records.release()
+            fence.unpoint(driver.lock_name(records.backend))
+        records.write("end", act.rollout_id, {"outcome": "refused"})
+
+
+def _lock_lines(backend: str, before: Holder | None, after: Holder | None) -> tuple[str, str]:
+    def text(holder: Holder | None) -> str:
+        return f"{backend}: held by {holder.rollout_id if holder else 'nobody'}\n"
+
+    return text(before), text(after)
+
+
+# The others, all behind the fence
+
+
+def _note(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
+    for records in held:
+        records.write(act.event, act.rollout_id, act.record)
+
+
+def _shift(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
+    concerned = [records for records in held if records.backend in act.servers]
+    for records in concerned:
+        records.write("intent", act.rollout_id, {**act.record, "act": "shift", "servers": act.servers[records.backend]})
+    for records in concerned:
+        try:
+            done.backends[records.backend] = driver.change(records.backend, act.servers[records.backend])
+        except HaproxyError as exc:
+            failed = concerned[len(done.backends) :]
+            _write_results(act, concerned, {one.backend: str(exc) for one in failed})
+            raise HaproxyError(_with_changed(str(exc), done)) from exc
+    done.changed |= any(changed.changed for changed in done.backends.values())
+    _write_results(act, concerned, {})
+
+
+def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
+    """Every backend, whatever becomes of the others."""
+    for records in held:
+        records.write("intent", act.rollout_id, {**act.record, "act": "restore"})
+    errors: dict[str, str] = {}
+    for records in held:
+        try:
+            done.backends[records.backend] = driver.restore(records.backend, _safe(records))
+        except (HaproxyError, StateError) as exc:
+            errors[records.backend] = str(exc)
+    done.changed |= any(changed.changed for changed in done.backends.values())
+    out = {backend: changed.out for backend, changed in done.backends.items() if changed.out}
+    _write_results(act, held, errors, out)
+    if errors:
+        problems = "; ".join(f"backend {backend}: {text.rstrip('.')}" for backend, text in errors.items())
+        raise HaproxyError(_with_changed(f"not restored: {problems}.", done))
+
+
+def _safe(records: Records) -> Payload:
+    safe = records.safe()
+    if safe is None:
+        raise StateError(f"no safe state was recorded for backend {records.backend}, so there is nothing to go back to")
+    servers: Payload = safe["servers"]
+    return servers
+
+
+def _write_results(
+    act: Act, held: t.Sequence[Records], errors: t.Mapping[str, str], out: t.Mapping[str, t.Any] | None = None
+) -> None:
+    for records in held:
+        error = errors.get(records.backend)
+        result: dict[str, t.Any] = {**act.record, "act": act.act, "ok": error is None, "error": error}
+        if act.act == "restore":
+            result["out"] = (out or {}).get(records.backend, {})
+        try:
+            records.write("result", act.rollout_id, result)
+        except StateError as exc:
+            what = error or f"backend {records.backend} was changed as asked"
+            raise StateError(f"{what}; and this could not be written down: {exc}") from exc
+
+
+def _with_changed(text: str, done: Done) -> str:
+    changed = [backend for backend, one in done.backends.items() if one.changed]
+    return f"{text} Backend {', '.join(changed)} was changed before that, and stays so." if changed else text
+
+
+def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
+    for records in held:
+        holder = records.holder()
+        records.write("end", act.rollout_id, {**act.record, "outcome": act.outcome})
+        if not act.keep_lock:
+            records.release()
+            fence.unpoint(driver.lock_name(records.backend))
+            done.lines.append(_lock_lines(records.backend, holder, None))
+    done.changed = done.changed or not act.keep_lock
+
+
+def _has_ended(act: Act) -> bool:
+    """Whether an earlier call has ended this rollout already, on every backend."""
+    return all(_ended_here(act, backend) for backend in act.backends)
+
+
+def _ended_here(act: Act, backend: str) -> bool:
+    with fence.looked_at(act.state_dir, backend) as records:
+        if records is None or records.holder():
+            return False
+        last = records.rollout()
+    return last is not None and last["rollout_id"] == act.rollout_id and bool(last["ended"])
+
+
+_DO: dict[str, t.Callable[[Act, Driver, t.Sequence[Records], Done], None]] = {
+    "note": _note,
+    "shift": _shift,
+    "restore": _restore,
+    "end": _end,
+}
+
+
+# Check mode: no rollout has begun, as begin has changed nothing
+
+
+def _foresee(act: Act, driver: Driver) -> Done:
+    done = Done()
+    if act.act == "begin":
+        for backend in act.backends:
+            _foresee_begin(act, driver, backend, done)
+        return done
+    fence.foresee(act.state_dir, act.backends, act.rollout_id)
+    for backend in act.backends:
+        if act.act == "shift" and backend in act.servers:
+            done.backends[backend] = driver.change(backend, act.servers[backend])
+        elif act.act == "restore":
+            safe = act.safe.get(backend) or _recorded_safe(act, backend)
+            if safe is not None:
+                done.backends[backend] = driver.restore(backend, safe)
+    done.changed = any(changed.changed for changed in done.backends.values())
+    return done
+
+
+def _foresee_begin(act: Act, driver: Driver, backend: str, done: Done) -> None:
+    problem = unusable(act.state_dir, backend)
+    if problem:
+        raise StateError(f"{problem}. Nothing was changed.")
+    with fence.looked_at(act.state_dir, backend) as records:
+        previous = _admitted(act, driver, records) if records else None
+    elsewhere = fence.held(driver.lock_name(backend))
+    if elsewhere and elsewhere.rollout_id not in (act.rollout_id, act.take_over):
+        raise _refused(elsewhere, backend)
+    if not (previous and previous.rollout_id == act.rollout_id and act.take_over is None):
+        done.changed = True
+        done.lines.append(_lock_lines(backend, previous, Holder(act.rollout_id, "", {})))
+
+
+def _recorded_safe(act: Act, backend: str) -> Payload | None:
+    with fence.looked_at(act.state_dir, backend) as records:
+        return _safe(records) if records and records.safe() else None
+
+
+# What the module returns
+
+
+def result(done: Done) -> dict[str, t.Any]:
+    several = done.backends.items()
+    before = "".join(line for line, _after in done.lines)
+    after = "".join(line for _before, line in done.lines)
+    processes = [changed.process for changed in done.backends.values()]
+    doubtful = [changed for changed in done.backends.values() if changed.survives_reload is not True]
+    lost = [changed for changed in doubtful if changed.survives_reload is False]
+    return {
+        "changed": done.changed,
+        "before": {backend: changed.before for backend, changed in several},
+        "after": {backend: changed.after for backend, changed in several},
+        "diff": {
+            "before": before + "".join(_lines(backend, changed.before) for backend, changed in several),
+            "after": after + "".join(_lines(backend, changed.after) for backend, changed in several),
+        },
+        "cut_sessions": sum(changed.cut for changed in done.backends.values()),
+        "out": {backend: changed.out for backend, changed in several if changed.out},
+        "process": processes[-1] if processes else None,
+        "survives_reload": False if lost else None if doubtful or not done.backends else True,
+        "survives_reload_reason": (lost or doubtful)[0].survives_reload_reason if doubtful else "",
+    }
+
+
+def _lines(backend: str, servers: Servers) -> str:
+    return "".join(f"{backend}/{one['name']}: weight {one['weight']}, {one['state']}\n" for one in servers)

@@ -1,0 +1,157 @@
+#!/usr/bin/python
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout_info
+short_description: Read a load balancer's servers, and the records of rollouts kept on it
+version_added: 0.1.0
+description:
+  - Reads everything that a rollout needs to know of one load balancer in one call. It reads the servers of any number of backends,
+    whether they can be changed, whether that outlives a reload, who holds the backends, and what the last rollout did there.
+author:
+  - steady.rollout developers (@steady-rollout)
+extends_documentation_fragment:
+  - steady.rollout.attributes
+  - steady.rollout.attributes.actiongroup_rollout
+  - steady.rollout.haproxy_socket
+  - steady.rollout.rollout_records
+attributes:
+  check_mode:
+    support: full
+    details:
+      - This module only reads.
+  diff_mode:
+    support: N/A
+    details:
+      - This module changes nothing.
+  idempotent:
+    support: full
+options:
+  state_file:
+    description:
+      - Where the runtime state is saved so that a reload of HAProxy keeps it, as in M(steady.rollout.haproxy_backend).
+    type: str
+    default: auto
+  records:
+    description:
+      - Read the records in O(state_dir), too.
+    type: bool
+    default: true
+seealso:
+  - module: steady.rollout.rollout_act
+  - module: steady.rollout.haproxy_backend_info
+"""
+
+EXAMPLES = r"""
+- name: Read the servers, and what rollouts did
+  steady.rollout.rollout_info:
+    backends: [shop]
+  register: found
+
+- name: Show who holds the backend
+  ansible.builtin.debug:
+    var: found.records.shop.lock
+"""
+
+RETURN = r"""
+process:
+  description: The process that answered, as in RV(steady.rollout.haproxy_backend_info#module:process).
+  returned: success
+  type: dict
+  contains:
+    pid:
+      description: Process id of the worker.
+      type: int
+    version:
+      description: HAProxy's version.
+      type: str
+    uptime:
+      description: Seconds since the process started.
+      type: int
+admin:
+  description: Whether servers can be changed over this O(socket).
+  returned: success
+  type: bool
+survives_reload:
+  description: Whether a reload will keep the weights and states of all O(backends); null where this cannot be known.
+  returned: success
+  type: bool
+survives_reload_reason:
+  description: Why RV(survives_reload) is not true, and what to add to HAProxy's configuration.
+  returned: success
+  type: str
+backends:
+  description:
+    - By name, each a dictionary of C(mode), C(algorithm) and C(servers), the latter as in
+      RV(steady.rollout.haproxy_backend_info#module:servers).
+  returned: success
+  type: dict
+records:
+  description:
+    - The records of each of the O(backends), by its name.
+    - C(lock) is the rollout that holds the backend, as C(rollout_id), C(since) and C(who), or null.
+    - C(rollout) is what the last rollout did, or null. It has its C(rollout_id), C(at), what was recorded as it began (C(begin)), all
+      that followed (C(events)), the last C(step), whether it has C(ended), and with which C(outcome).
+    - C(safe) is the state that a restore goes back to, with its C(rollout_id) and C(servers), or null.
+    - C(releases) is which release each server was last seen to run, by server and deploy key.
+    - C(problem) says why the records cannot be read, trusted or written; null where they can.
+  returned: O(records=true)
+  type: dict
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._fence import looked_at
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, DRIVERS
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
+
+OPTIONS: dict[str, dict[str, t.Any]] = {
+    **COMMON_OPTIONS,
+    "state_file": {"type": "str", "default": "auto"},
+    "records": {"type": "bool", "default": True},
+}
+
+
+def read_records(state_dir: str, backend: str) -> dict[str, t.Any]:
+    found: dict[str, t.Any] = {"lock": None, "rollout": None, "safe": None, "releases": {}, "problem": None}
+    try:
+        with looked_at(state_dir, backend) as records:
+            if records is not None:
+                holder = records.holder()
+                found["lock"] = holder.as_dict() if holder else None
+                found["rollout"] = records.rollout()
+                found["safe"] = records.safe()
+                found["releases"] = records.releases()
+        found["problem"] = unusable(state_dir, backend)
+    except StateError as exc:
+        found["problem"] = str(exc)
+    return found
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    params = module.params
+    try:
+        reading = DRIVERS[params["provider"]](params, True).read(params["backends"])
+    except HaproxyError as exc:
+        module.fail_json(msg=str(exc))
+    found: dict[str, t.Any] = {
+        "process": reading.process,
+        "admin": reading.admin,
+        "survives_reload": reading.survives_reload,
+        "survives_reload_reason": reading.survives_reload_reason,
+        "backends": reading.backends,
+    }
+    if params["records"]:
+        found["records"] = {backend: read_records(params["state_dir"], backend) for backend in params["backends"]}
+    module.exit_json(changed=False, **found)
+
+
+if __name__ == "__main__":
+    main()
