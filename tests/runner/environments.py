@@ -1,4 +1,4 @@
-"""The virtual environments of the tests, kept in a cache that several runs share.
+"""The virtual environments of the tests and the demo, kept in a cache that several runs share.
 
 An environment is named after its requirement file and a hash of the requirements and the Python, so a change of
 either makes a new one and nothing is ever upgraded in place. It is built where it stays, because it cannot be moved;
@@ -29,6 +29,7 @@ PYTHONS = {
     "core219": ("3.11",),
     "core217": ("3.11", "3.12", "3.10"),
     "python39": ("3.9",),
+    "demo": ("3.13", "3.14", "3.12", "3.11", "3.10"),
 }
 
 
@@ -51,6 +52,37 @@ class Environment:
     def program(self, name: str) -> Path:
         """A program of this environment."""
         return self.folder / "bin" / name
+
+
+def variables(environment: Environment, workspace: Path, *collections: Path) -> dict[str, str]:
+    """Environment variables for a program of a virtual environment; nothing of the user's own set-up leaks in.
+
+    Homes and temporary files are below `workspace`.
+    """
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("ANSIBLE_", "PYTHON", "PYENV_", "PYTEST_", "VIRTUAL_ENV"))
+    }
+    return {
+        **kept,
+        "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join(map(str, collections)),
+        "ANSIBLE_HOME": str(_folder(workspace, "ansible")),
+        "HOME": str(_folder(workspace, "home")),
+        "LC_ALL": "C.UTF-8",
+        "PATH": os.pathsep.join([str(environment.folder / "bin"), system.search_path()]),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONUNBUFFERED": "1",
+        "STEADY_CACHE": str(cache_dir()),
+        "TMPDIR": str(_folder(workspace, "tmp")),
+        "XDG_CACHE_HOME": str(cache_dir() / "tools"),
+    }
+
+
+def _folder(workspace: Path, name: str) -> Path:
+    folder = workspace / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextlib.contextmanager

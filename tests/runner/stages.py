@@ -89,30 +89,7 @@ class Run:
 
     def env(self, environment: environments.Environment, *collections: Path) -> dict[str, str]:
         """Environment variables for a program of a virtual environment; nothing of the user's own set-up leaks in."""
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("ANSIBLE_", "PYTHON", "PYENV_", "PYTEST_", "VIRTUAL_ENV"))
-        }
-        home = self._folder("home")
-        return {
-            **kept,
-            "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join(map(str, collections)),
-            "ANSIBLE_HOME": str(self._folder("ansible")),
-            "HOME": str(home),
-            "LC_ALL": "C.UTF-8",
-            "PATH": os.pathsep.join([str(environment.folder / "bin"), system.search_path()]),
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PYTHONUNBUFFERED": "1",
-            "STEADY_CACHE": str(environments.cache_dir()),
-            "TMPDIR": str(self._folder("tmp")),
-            "XDG_CACHE_HOME": str(environments.cache_dir() / "tools"),
-        }
-
-    def _folder(self, name: str) -> Path:
-        folder = self.workspace / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return environments.variables(environment, self.workspace, *collections)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line of `./demo`: which releases are rolled out, and how. Pure."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing as t
+
+STRATEGIES = ("blue_green", "rolling")
+LATER_STRATEGIES = ("canary",)
+LOAD_BALANCERS = ("haproxy",)
+LATER_LOAD_BALANCERS = ("nginx", "nginx_lua")
+FIRST_RELEASE = "1.0.0"
+GOOD_RELEASE = "2.0.0"
+BAD_RELEASE = "2.1.0"
+
+
+class UsageError(Exception):
+    """The command line asks for something that is not there; the message says what is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Act:
+    """One release of the demo, and whether it should be promoted."""
+
+    strategy: str
+    release: str
+    good: bool
+
+    @property
+    def wanted(self) -> str:
+        """The outcome that the demo must show."""
+        return "promoted" if self.good else "rolled_back"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> t.NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}; `./demo --help` shows what can be asked for.")
+
+
+def parse(arguments: t.Sequence[str]) -> list[Act]:
+    """The releases to roll out, in their order. Raises UsageError."""
+    parser = _Parser(
+        prog="./demo",
+        description="Release on a fleet of this machine, two load balancers and six app hosts, under 600 requests/s.",
+        epilog="Without options a good release is rolled out, then a bad one.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--strategy", help=f"how to release: {' or '.join(STRATEGIES)}")
+    parser.add_argument("--lb", default=LOAD_BALANCERS[0], help="the load balancers: haproxy")
+    parser.add_argument("--bad", action="store_true", help="the release is broken, and must be rolled back by itself")
+    asked = parser.parse_args(list(arguments))
+    _check("strategy", asked.strategy or STRATEGIES[0], STRATEGIES, LATER_STRATEGIES)
+    _check("lb", asked.lb, LOAD_BALANCERS, LATER_LOAD_BALANCERS)
+    strategy = asked.strategy or STRATEGIES[0]
+    good, bad = Act(strategy, GOOD_RELEASE, True), Act(strategy, BAD_RELEASE, False)
+    if asked.bad:
+        return [bad]
+    return [good] if asked.strategy else [good, bad]
+
+
+def _check(option: str, value: str, known: t.Sequence[str], later: t.Sequence[str]) -> None:
+    if value in later:
+        raise UsageError(f"--{option} {value} is not there yet; there is {' and '.join(known)}.")
+    if value not in known:
+        raise UsageError(f"--{option} {value} is not known; there is {' and '.join(known)}.")

@@ -1,0 +1,47 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+
+from demo.cli import Act, UsageError, parse
+
+
+def test_without_options_a_good_release_comes_before_a_bad_one() -> None:
+    assert [(act.strategy, act.good) for act in parse([])] == [("blue_green", True), ("blue_green", False)]
+
+
+def test_a_strategy_means_one_good_release() -> None:
+    assert parse(["--strategy", "rolling"]) == [Act("rolling", "2.0.0", True)]
+
+
+@pytest.mark.parametrize("strategy", ["blue_green", "rolling"])
+def test_bad_means_one_bad_release(strategy: str) -> None:
+    assert parse(["--bad", "--strategy", strategy]) == [Act(strategy, "2.1.0", False)]
+
+
+def test_bad_alone_takes_the_first_strategy() -> None:
+    assert parse(["--bad"]) == [Act("blue_green", "2.1.0", False)]
+
+
+def test_a_bad_release_should_be_rolled_back() -> None:
+    assert [act.wanted for act in parse([])] == ["promoted", "rolled_back"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy", "canary"], "--strategy canary is not there yet; there is blue_green and rolling."),
+        (["--lb", "nginx"], "--lb nginx is not there yet; there is haproxy."),
+        (["--lb", "nginx_lua"], "--lb nginx_lua is not there yet; there is haproxy."),
+        (["--strategy", "big_bang"], "--strategy big_bang is not known; there is blue_green and rolling."),
+        (["--worse"], "Unrecognized arguments: --worse; `./demo --help` shows what can be asked for."),
+        (["--strategy"], "Argument --strategy: expected one argument; `./demo --help` shows what can be asked for."),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(arguments)
+    assert str(refused.value) == message
