@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import typing as t
 
 import pytest
@@ -244,6 +246,22 @@ def test_a_load_balancer_that_falls_silent_in_the_swap_does_not_keep_the_other_f
     result = blue_green.blue_green("2.0.0").expect(2, "rollback_failed")
     blue_green.expect_traffic("1.0.0", BLUE, on=[other(lost[0])])
     assert lost[0] in result.message
+
+
+def test_an_haproxy_that_hangs_in_the_swap_does_not_keep_the_other_from_the_rescue(blue_green: Rollouts) -> None:
+    hung: list[str] = []
+
+    def other_has_swapped(host: str) -> bool:
+        return host in LOAD_BALANCERS and bool(blue_green.carrying(other(host)) & GREEN)
+
+    def hang() -> None:
+        hung.append(blue_green.gate.uses[-1])
+        os.kill(blue_green.fleet.worker_pid(hung[0]), signal.SIGSTOP)
+
+    blue_green.gate.at(other_has_swapped, hang)
+    result = blue_green.blue_green("2.0.0").expect(2, "rollback_failed")
+    blue_green.expect_traffic("1.0.0", BLUE, on=[other(hung[0])])
+    assert hung[0] in result.message
 
 
 OPERATOR = TEMPLATE.replace(
