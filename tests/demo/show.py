@@ -32,7 +32,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 RUN_SECONDS = 150.0
 LOOK_SECONDS = 0.25
 FIGURES_SECONDS = 3.0
-QUIET_SECONDS = 2.0
 RATE = 300.0
 ERROR_RATE = 0.2  # of the bad release
 TRACKS = {**{f"web{n}": "blue" for n in (1, 2, 3)}, **{f"web{n}": "green" for n in (4, 5, 6)}}
@@ -178,7 +177,6 @@ def perform(act: cli.Act, scene: Scene, fleet: Fleet, workspace: pathlib.Path) -
         code = ansible.follow(scene, RUN_SECONDS)
         outcome = ansible.story.outcome
     scene.look()
-    scene.figures()
     scene.say(f"ansible-playbook ended with exit code {code}, outcome {outcome}")
     return outcome if (code == 0) == (outcome in ("promoted", "unchanged")) else f"{outcome} with exit code {code}"
 
@@ -198,7 +196,8 @@ def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
     """Do all of it; return the exit code. Raises FleetError."""
     tracks = TRACKS if any(act.strategy == "blue_green" for act in acts) else {}
     outcomes: list[str | None] = []
-    with Fleet(Options(release=cli.FIRST_RELEASE, tracks=tracks)) as fleet:
+    options = Options(release=cli.FIRST_RELEASE, tracks=tracks)
+    with Fleet(options, directory=str(workspace / "fleet")) as fleet:
         for host in (host for host, track in tracks.items() if track == "green"):
             fleet.set_state(host, "drain")
         print(
