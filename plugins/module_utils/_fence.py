@@ -236,7 +236,7 @@ def foresee(state_dir: str, backends: t.Iterable[str], rollout_id: str) -> None:
 def point(name: str, state_dir: str, backend: str) -> None:
     text = json.dumps({"state_dir": state_dir, "backend": backend}) + "\n"
     try:
-        path = _pointer(name)
+        path = _pointer(name, _lock.folder())
         if _pointed(name) != (state_dir, backend):
             replace_file(path, text, 0o600)
     except (OSError, LockError) as exc:
@@ -245,7 +245,7 @@ def point(name: str, state_dir: str, backend: str) -> None:
 
 def unpoint(name: str) -> None:
     with contextlib.suppress(OSError, LockError):
-        os.unlink(_pointer(name))
+        os.unlink(_pointer(name, _lock.known_folder()))
 
 
 def held(name: str) -> Holder | None:
@@ -269,12 +269,12 @@ def refuse_held(name: str, backend: str) -> None:
 
 def _pointed(name: str) -> tuple[str, str] | None:
     try:
-        with open(_pointer(name), encoding="utf-8") as stream:
+        with open(_pointer(name, _lock.known_folder()), encoding="utf-8") as stream:
             found = json.load(stream)
         return str(found["state_dir"]), str(found["backend"])
     except (OSError, LockError, ValueError, KeyError, TypeError):
         return None
 
 
-def _pointer(name: str) -> str:
-    return os.path.join(_lock.folder(), urllib.parse.quote(name, safe="") + ".rollout")
+def _pointer(name: str, folder: str) -> str:
+    return os.path.join(folder, urllib.parse.quote(name, safe="") + ".rollout")

@@ -77,10 +77,19 @@ def _holder(handle: int) -> str:
 
 
 def folder() -> str:
-    """The folder of the lock files, a folder of this user alone. Raises LockError when somebody else made it first."""
-    path = "/run/steady-rollout" if os.geteuid() == 0 else f"{tempfile.gettempdir()}/steady-rollout-{os.geteuid()}"
+    """The folder of the lock files, made where it is not there. Raises OSError and LockError."""
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+        os.mkdir(_path(), 0o700)
+    return known_folder()
+
+
+def _path() -> str:
+    return "/run/steady-rollout" if os.geteuid() == 0 else f"{tempfile.gettempdir()}/steady-rollout-{os.geteuid()}"
+
+
+def known_folder() -> str:
+    """A folder of this user alone. Raises FileNotFoundError, and LockError when somebody else made it first."""
+    path = _path()
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise LockError(f"{path} is not a folder of this user alone; remove it")

@@ -84,9 +84,15 @@ servers:
     state:
       description: V(ready), V(drain) or V(maint).
       type: str
+    own_state:
+      description: What the server itself was told to be, whatever it takes from a server that it tracks or from DNS.
+      type: str
     health:
       description: V(up), V(down), or V(unchecked) where no health check looks.
       type: str
+    settled:
+      description: Whether it is UP, with no failed check outstanding.
+      type: bool
     status:
       description: HAProxy's own words, such as V(UP 1/3).
       type: str
@@ -99,6 +105,9 @@ servers:
       type: float
     sessions:
       description: Current sessions.
+      type: int
+    max_sessions:
+      description: How many it may have (C(maxconn) of its line); null where there is no limit.
       type: int
     queued:
       description: Requests waiting for this server.
