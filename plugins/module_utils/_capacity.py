@@ -24,6 +24,20 @@ Servers = t.Mapping[str, t.Mapping[str, t.Any]]
 _ROUNDING = 1e-6  # what sums of fractions may be off by
 
 
+def changing(
+    servers: Servers, told: t.Mapping[str, t.Mapping[str, t.Any]], min_percent: float, headroom_percent: float
+) -> str | None:
+    """Why the servers may not be told ``{name: {state, weight}}`` now (what is missing stays as it is), or None where they may.
+
+    A change from which no server gains weight is judged as ``taking_out``, any other as ``loading``.
+    """
+    now = _carrying(servers)
+    weights = {name: _told_weight({**servers[name], **change}) for name, change in told.items() if name in servers}
+    if any(_healthy(servers[name]) and weight > now[name] for name, weight in weights.items()):
+        return loading(servers, weights, min_percent, headroom_percent)
+    return taking_out(servers, [name for name, weight in weights.items() if not weight], min_percent, headroom_percent)
+
+
 def taking_out(servers: Servers, out: t.Collection[str], min_percent: float, headroom_percent: float) -> str | None:
     """Why the servers ``out`` may not leave the rotation now, or None where they may.
 
@@ -128,6 +142,10 @@ def _carrying(servers: Servers) -> dict[str, float]:
         name: _positive(server.get("weight")) if server.get("state") == "ready" and _healthy(server) else 0.0
         for name, server in servers.items()
     }
+
+
+def _told_weight(server: t.Mapping[str, t.Any]) -> float:
+    return _positive(server.get("weight")) if server.get("state") == "ready" else 0.0
 
 
 def _healthy(server: t.Mapping[str, t.Any]) -> bool:

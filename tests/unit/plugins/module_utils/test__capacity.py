@@ -7,7 +7,12 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._capacity import loading, sessions_after, taking_out
+from ansible_collections.steady.rollout.plugins.module_utils._capacity import (
+    changing,
+    loading,
+    sessions_after,
+    taking_out,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -228,3 +233,39 @@ def test_too_many_sessions_on_the_new_side_are_refused():
 
 def test_a_fleet_where_nothing_carries_yet_may_be_loaded():
     assert loading(fleet(3, state="drain", weight=0, sessions=0), {"web1": 10}, 100, 20) is None
+
+
+CHANGES = st.dictionaries(
+    st.sampled_from(["web1", "web2", "web3", "web9"]),
+    st.fixed_dictionaries(
+        {}, optional={"weight": st.integers(0, 256), "state": st.sampled_from(["ready", "drain", "maint"])}
+    ),
+)
+
+
+@given(LOOSE, CHANGES, PERCENT, PERCENT)
+def test_any_change_is_answered(servers, told, least, headroom):
+    assert changing(servers, told, least, headroom) != ""
+
+
+@given(sound(), st.data(), PERCENT, PERCENT, st.sampled_from(["drain", "maint"]))
+def test_a_change_of_state_alone_is_judged_as_taking_out(servers, data, least, headroom, state):
+    out = data.draw(st.sets(st.sampled_from(sorted(servers))))
+    told = {name: {"state": state} for name in out}
+    assert changing(servers, told, least, headroom) == taking_out(servers, out, least, headroom)
+
+
+def test_a_swap_told_as_states_and_weights_is_judged_as_loading():
+    told = {name: {"state": "ready", "weight": 10} if weight else {"state": "drain"} for name, weight in SWAP.items()}
+    assert changing(colours(), told, 100, 20) is None
+    assert "50 % of the traffic" in str(changing(colours(), {**told, "web6": {"state": "drain"}}, 70, 20))
+
+
+def test_a_server_that_comes_back_takes_from_the_others():
+    servers = fleet(6, max_sessions=60)
+    servers["web1"].update(state="maint", sessions=0)
+    assert changing(servers, {"web1": {"state": "ready"}}, 100, 20) is None
+
+
+def test_nothing_told_is_no_problem():
+    assert changing(fleet(1), {}, 100, 100) is None
