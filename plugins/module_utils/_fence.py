@@ -138,7 +138,7 @@ class Records:
         return found
 
     def _store(self, name: str, value: t.Mapping[str, t.Any]) -> None:
-        self._folder.replace(name, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+        self._folder.replace(name, json.dumps(value, indent=1).encode() + b"\n")
 
     def _damaged(self, name: str) -> StateError:
         return StateError(

@@ -44,7 +44,7 @@ class Folder:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
             os.close(handle)
-            raise StateError(f"{self.path}/{name} is not a file of its own that belongs to this user; remove it")
+            raise StateError(f"{self.path}/{name} is not a plain file of this user, as a rollout makes it; remove it")
         return handle
 
     def read(self, name: str) -> bytes | None:

@@ -162,7 +162,7 @@ def test_a_file_of_somebody_else_is_not_read(root: pathlib.Path, foreign: t.Call
     with made_folder(f"{root}/state", "shop") as folder:
         folder.replace("lock", b"one")
         foreign(root / "state/shop/lock")
-        with pytest.raises(StateError, match="not a file of its own that belongs to this user"):
+        with pytest.raises(StateError, match="not a plain file of this user"):
             folder.read("lock")
 
 
