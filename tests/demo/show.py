@@ -41,7 +41,7 @@ SETTINGS: dict[str, t.Any] = {
     "rolling_batches": [1, 2, 3],
     "rolling_max_unavailable": 3,
     "rolling_min_healthy_time": 4,
-    "rollout_analysis": {"interval": 1, "max_error_rate": 5, "min_requests": 50},
+    "rollout_analysis": {"interval": 2, "max_error_rate": 5, "min_requests": 50},
     "rollout_probe": {"path": "/health", "interval": 0.2, "rise": 3, "timeout": 1},
 }
 

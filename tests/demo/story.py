@@ -11,40 +11,31 @@ SPEAKING = ("ansible.builtin.debug", "debug")
 
 
 class Story:
-    """Takes the events of `callback_plugins/events.py` one by one; keeps the outcome and the causes of failures."""
+    """Takes the events of `callback_plugins/events.py` one by one, and keeps the outcome."""
 
     def __init__(self) -> None:
         self.outcome: str | None = None
-        self._last_task = ""
-        self._said: set[tuple[str, str]] = set()
+        self._failures: set[tuple[str, str]] = set()
 
     def lines(self, event: t.Mapping[str, t.Any]) -> list[str]:
-        """The lines that an event is worth; none when it says nothing new."""
+        """The lines that an event is worth: what the rollout tells, and failures; none for all else."""
         if event["event"] == "end":
             self.outcome = event["outcome"]
             return []
+        text = _text(event["message"])
         if event["event"] in ("failed", "unreachable"):
-            return self._once(event, f"{event['host']}: {_text(event['message'])}".removeprefix(": "), "! ")
-        lines = []
-        if event["task"] != self._last_task:
-            self._last_task = event["task"]
-            lines.append(f"  {_task(event['task'])}")
-        text = event["line"] or (event["message"] if event["action"] in SPEAKING else "")
-        return lines + (self._once(event, _text(text), "> ") if text else [])
+            return self._failure(event, text)
+        return text.splitlines() if event["action"] in SPEAKING else []
 
-    def _once(self, event: t.Mapping[str, t.Any], text: str, mark: str) -> list[str]:
+    def _failure(self, event: t.Mapping[str, t.Any], text: str) -> list[str]:
         """What several hosts say alike is told once."""
         key = (event["task"], text)
-        if key in self._said:
+        if key in self._failures:
             return []
-        self._said.add(key)
-        return [f"{mark}{line}" for line in text.splitlines()]
+        self._failures.add(key)
+        host = f"{event['host']}: " if event["host"] else ""
+        return [f"! {line}" for line in f"{host}{text}".splitlines()]
 
 
 def _text(message: t.Any) -> str:
     return "\n".join(map(str, message)) if isinstance(message, list) else str(message)
-
-
-def _task(name: str) -> str:
-    """The task's name without the role's."""
-    return name.rpartition(" : ")[2]

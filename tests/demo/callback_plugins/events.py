@@ -43,14 +43,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc, unused-ignore]
         # ansible-core before 2.19 has the former name only.
         told = result.result if hasattr(result, "result") else result._result
         task, host = result._task, result._host.get_name()
-        self._tell(
-            event=event,
-            task=task.get_name(),
-            action=task.action,
-            host=host,
-            message=told.get("msg", ""),
-            line=told.get("line", ""),
-        )
+        self._tell(event=event, task=task.get_name(), action=task.action, host=host, message=told.get("msg", ""))
 
     def _tell(self, **event: t.Any) -> None:
         sys.stdout.write(json.dumps(event, default=str) + "\n")

@@ -10,32 +10,22 @@ from demo.story import Story
 
 
 def event(kind: str = "ok", **values: t.Any) -> dict[str, t.Any]:
-    return {
-        "event": kind,
-        "task": "rollout : Do it",
-        "action": "x.y.z",
-        "host": "web1",
-        "message": "",
-        "line": "",
-        **values,
-    }
+    return {"event": kind, "task": "Do it", "action": "x.y.z", "host": "web1", "message": "", **values}
 
 
-def test_a_task_is_named_once_without_its_role() -> None:
+def test_only_what_the_rollout_tells_is_told() -> None:
     story = Story()
-    assert story.lines(event()) == ["  Do it"]
-    assert story.lines(event(host="web2")) == []
-
-
-def test_only_tasks_that_speak_are_quoted() -> None:
-    story = Story()
-    assert story.lines(event(message="noise")) == ["  Do it"]
-    assert story.lines(event(action="ansible.builtin.debug", message="12 s of 30 s")) == ["> 12 s of 30 s"]
-    assert story.lines(event(line="13 s of 30 s")) == ["> 13 s of 30 s"]
+    assert story.lines(event(message="noise")) == []
+    assert story.lines(event("ignored", message="noise")) == []
+    assert story.lines(event(action="ansible.builtin.debug", message="12 s of 30 s")) == ["12 s of 30 s"]
 
 
 def test_a_list_is_told_line_by_line() -> None:
-    assert Story().lines(event(action="debug", message=["one", "two"])) == ["  Do it", "> one", "> two"]
+    assert Story().lines(event(action="debug", message=["one", "two"])) == ["one", "two"]
+
+
+def test_nothing_to_tell_is_no_line() -> None:
+    assert Story().lines(event(action="debug", message="")) == []
 
 
 def test_a_failure_names_its_host_and_all_lines_of_its_message() -> None:
@@ -46,7 +36,8 @@ def test_a_failure_names_its_host_and_all_lines_of_its_message() -> None:
 def test_a_failure_that_repeats_is_told_once() -> None:
     story = Story()
     assert story.lines(event("failed", message="no")) == ["! web1: no"]
-    assert story.lines(event("failed", message="no")) == []
+    assert story.lines(event("failed", message="no", host="web2")) == []
+    assert story.lines(event("failed", message="no", task="Do more")) == ["! web1: no"]
 
 
 def test_a_failure_of_no_host_is_told() -> None:
