@@ -58,9 +58,12 @@ def fold(records: t.Sequence[Record]) -> dict[str, t.Any] | None:
     """What the last rollout did: {rollout_id, at, begin, events, step, outcome, ended}; None where there was none.
 
     ``begin`` is the payload of its first line, ``events`` all others in their order: {seq, at, event, **payload}. A rollout
-    that was ended and begun again has not ended.
+    that was ended and begun again has not ended. One that was refused, as it could not begin everywhere, did nothing.
     """
-    begun = [record["rollout"] for record in records if record["event"] == "begin"]
+    refused = {
+        record["rollout"] for record in records if record["event"] == "end" and record.get("outcome") == "refused"
+    }
+    begun = [record["rollout"] for record in records if record["event"] == "begin" and record["rollout"] not in refused]
     if not begun:
         return None
     own = [record for record in records if record["rollout"] == begun[-1]]

@@ -14,6 +14,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
+from ansible_collections.steady.rollout.plugins.module_utils._capacity import changing
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Driver, Servers
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Holder, Records
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
@@ -43,6 +44,7 @@ class Act:
     safe: t.Mapping[str, Payload] = field(default_factory=dict)
     releases: t.Mapping[str, fence.Releases] = field(default_factory=dict)
     servers: t.Mapping[str, t.Sequence[Payload]] = field(default_factory=dict)
+    capacity: Payload = field(default_factory=dict)
     outcome: str | None = None
     keep_lock: bool = False
     check_mode: bool = False
@@ -195,6 +197,7 @@ def _note(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> No
 
 def _shift(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
     concerned = [records for records in held if records.backend in act.servers]
+    _refuse_overload(act, driver)
     for records in concerned:
         records.write("intent", act.rollout_id, {**act.record, "act": "shift", "servers": act.servers[records.backend]})
     for records in concerned:
@@ -206,6 +209,26 @@ def _shift(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> N
             raise HaproxyError(_with_changed(str(exc), done)) from exc
     done.changed |= any(changed.changed for changed in done.backends.values())
     _write_results(act, concerned, {})
+
+
+def _refuse_overload(act: Act, driver: Driver) -> None:
+    """Judged on what is true now: since the plan was made servers may have gone down, or traffic have grown."""
+    if not act.capacity:
+        return
+    reading = driver.read(list(act.servers))
+    for backend, told in act.servers.items():
+        base: Payload = act.capacity["base"].get(backend, {})
+        changes = {
+            one["name"]: {name: one[name] for name in ("weight", "state") if one.get(name) is not None} for one in told
+        }
+        servers = {
+            one["name"]: {**one, "base": base.get(one["name"])}
+            for one in reading.backends[backend]["servers"]
+            if one["name"] in base or one["name"] in changes
+        }
+        problem = changing(servers, changes, act.capacity["min_percent"], act.capacity["headroom_percent"])
+        if problem:
+            raise HaproxyError(f"Backend {backend}: {problem} Nothing was changed.")
 
 
 def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:

@@ -98,6 +98,14 @@ options:
       - With O(act=end), leave the lock with this rollout.
     type: bool
     default: false
+  capacity:
+    description:
+      - With O(act=shift), what must be left for the traffic, or the call is refused with nothing changed.
+      - C(base) names, by backend, the servers that are meant to carry the traffic, each with its weight in full rotation.
+      - At least C(min_percent) of that weight must stay healthy and in rotation, and no server that gains may come nearer to its limit
+        of sessions than C(headroom_percent) of it. Both are percentages.
+    type: dict
+    default: {}
   drain_timeout:
     description:
       - As in M(steady.rollout.haproxy_backend), for O(act=shift).
@@ -249,6 +257,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "servers": {"type": "dict", "default": {}},
     "outcome": {"type": "str"},
     "keep_lock": {"type": "bool", "default": False},
+    "capacity": {"type": "dict", "default": {}},
     "drain_timeout": {"type": "float", "default": 30.0},
     "on_drain_timeout": {"type": "str", "choices": ["fail", "continue", "cut"], "default": "fail"},
     "require_healthy": {"type": "bool", "default": True},
@@ -275,6 +284,7 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
         safe=read_safe(params["safe"]),
         releases=read_tables("releases", params["releases"]),
         servers=read_servers(params["servers"]) if params["act"] == "shift" else {},
+        capacity=params["capacity"],
         outcome=params["outcome"],
         keep_lock=params["keep_lock"],
         check_mode=check_mode,

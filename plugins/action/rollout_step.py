@@ -1,0 +1,28 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tasks of one step tell the load balancers and the hosts."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, tell
+from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
+
+
+class ActionModule(RolloutAction):
+    OPTIONS: t.ClassVar[dict[str, dict[str, t.Any]]] = {
+        "run": {"type": "dict", "required": True},
+        "index": {"type": "int", "required": True},
+        "previous": {"type": "dict", "default": {}},
+    }
+
+    def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        run, previous = Run.from_dict(options["run"]), options["previous"]
+        # Only a step of this very list stops what comes after it: the way back begins after a failure.
+        stopped = previous.get("mode") == run.mode and previous.get("ok") is False
+        at = time.time()
+        # What a watch has found belongs to this very step, and to no earlier one of the same number.
+        return {**tell(run, options["index"], stopped), "at": at, "key": f"{run.mode}:{options['index']}:{at}"}

@@ -1,0 +1,112 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks all that can be checked before a load balancer is asked; tells which ones to ask."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible import context
+from ansible.errors import AnsibleError
+from ansible.playbook.role.definition import RoleDefinition
+from ansible.utils.vars import load_extra_vars
+from ansible_collections.steady.rollout.plugins.module_utils import _preflight
+from ansible_collections.steady.rollout.plugins.module_utils._executor import how_to_reach
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import Play, Refused
+from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
+
+REACH = {
+    "provider": ("rollout_provider", "haproxy"),
+    "socket": ("rollout_haproxy_socket", "/run/haproxy/admin.sock"),
+    "state_dir": ("rollout_state_dir", "/var/lib/steady-rollout"),
+}
+
+
+class ActionModule(RolloutAction):
+    def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        try:
+            return self._targets(task_vars)
+        except Refused as exc:
+            return {"refused": str(exc), "lbs": [], "targets": None}
+
+    def _targets(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        play = self._play(task_vars)
+        hostvars = task_vars["hostvars"]
+        told = {host: hostvars[host].get("__rollout_host") or {} for host in play.hosts}
+        answered = {host: given for host, given in told.items() if "control" in given}
+        if not answered:
+            raise Refused("no host of the play told its variables")
+        control = _preflight.control_of({host: given["control"] for host, given in answered.items()})
+        control["limit"] = play.limit
+        # A host that does not answer still has its place on the load balancers, by what the inventory says of it.
+        own = {host: given.get("own") or self._from_inventory(hostvars[host]) for host, given in told.items()}
+        names = control["load_balancers"] if isinstance(control["load_balancers"], (list, tuple)) else []
+        reach = {str(name): self._reach(hostvars, str(name), task_vars) for name in names if name in hostvars}
+        targets = _preflight.make_targets(play, control, own, reach)
+        deploy, tasks_file = self._find_deploy(control["deploy"], task_vars)
+        return {
+            "targets": targets.as_dict(),
+            "lbs": [{**how_to_reach(lb), "backends": list(targets.backends)} for lb in targets.lbs],
+            "deploy_role": deploy,
+            "deploy_tasks": tasks_file,
+        }
+
+    def _play(self, task_vars: dict[str, t.Any]) -> Play:
+        play = self._play_of_task()
+        return Play(
+            hosts=tuple(task_vars["ansible_play_hosts_all"]),
+            alive=tuple(task_vars["ansible_play_hosts"]),
+            batch=tuple(dict.fromkeys([*task_vars["ansible_play_batch"], *self._lost(task_vars)])),
+            strategy=str(play.strategy if play else "linear").rpartition(".")[2],
+            any_errors_fatal=bool(play and play.any_errors_fatal),
+            limit=context.CLIARGS.get("subset") or None,
+            extra_vars=frozenset(load_extra_vars(self._loader)),
+            inventory=frozenset(task_vars["hostvars"]),
+            check_mode=self._task.check_mode,
+        )
+
+    def _lost(self, task_vars: dict[str, t.Any]) -> list[str]:
+        """Hosts that left the play are in no batch any more; that is no serial."""
+        play = self._play_of_task()
+        return [] if play is not None and play.serial else list(task_vars["ansible_play_hosts_all"])
+
+    def _play_of_task(self) -> t.Any:
+        # Neither the strategy nor any_errors_fatal of the play is told to tasks in any other way.
+        parent: t.Any = self._task
+        while parent is not None:
+            if getattr(parent, "_play", None) is not None:
+                return parent._play
+            parent = getattr(parent, "_parent", None)
+        return None
+
+    def _from_inventory(self, variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        names = ("server", "address", "port", "track", "tracks", "previous")
+        return {name: variables.get(f"rollout_{name}") for name in names}
+
+    def _reach(self, hostvars: t.Any, name: str, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        """The load balancer's own variables first, then the fleet's."""
+        found = {}
+        for key, (variable, default) in REACH.items():
+            own = hostvars[name].get(variable)
+            fleet = self._templar.template(task_vars[variable]) if variable in task_vars else None
+            found[key] = own or fleet or default
+        return found
+
+    def _find_deploy(self, deploy: dict[str, t.Any], task_vars: dict[str, t.Any]) -> tuple[str | None, str | None]:
+        """The role, or the absolute path of the tasks file; refused when it is not there."""
+        if "role" in deploy:
+            try:
+                RoleDefinition(play=self._play_of_task(), loader=self._loader)._load_role_path(deploy["role"])
+            except AnsibleError as exc:
+                raise Refused(
+                    f"rollout_deploy names the role {deploy['role']}, which cannot be found; install it, or give its full name "
+                    "NAMESPACE.COLLECTION.ROLE"
+                ) from exc
+            return str(deploy["role"]), None
+        folder = task_vars.get("inventory_dir") or os.getcwd()
+        path = os.path.normpath(os.path.join(str(folder), os.path.expanduser(str(deploy["tasks"]))))
+        if not os.path.isfile(path):
+            raise Refused(f"rollout_deploy names the tasks file {path}, which does not exist")
+        return None, path

@@ -1,0 +1,36 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judges one poll, and waits until the next one is due."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible_collections.steady.rollout.plugins.module_utils import _surveillance
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
+from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
+
+
+class ActionModule(RolloutAction):
+    OPTIONS: t.ClassVar[dict[str, dict[str, t.Any]]] = {
+        "run": {"type": "dict", "required": True},
+        "told": {"type": "dict", "required": True},
+        "readings": {"type": "list", "elements": "dict", "default": []},
+        "probes": {"type": "list", "elements": "dict", "default": []},
+        "previous": {"type": "dict", "default": {}},
+    }
+
+    def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        watch = _surveillance.poll(
+            Run.from_dict(options["run"]).settings,
+            options["told"],
+            options["readings"],
+            options["probes"],
+            options["previous"],
+            time.time(),
+        )
+        if not watch["done"]:
+            time.sleep(max(0.0, watch["next"] - time.time()))
+        return watch

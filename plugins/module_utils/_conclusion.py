@@ -1,0 +1,94 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""From what the tasks of a step returned to what went wrong, in words. Pure.
+
+A result that is missing is a failure: a task that never ran proves nothing.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+Results = t.Sequence[t.Mapping[str, t.Any]]
+
+
+def lb_problems(
+    told: t.Mapping[str, t.Any], acts: Results, probes: Results, looks: Results
+) -> tuple[list[str], list[str]]:
+    """What went wrong on load balancers, and on which."""
+    problems: list[str] = []
+    failed: list[str] = []
+    # A step that watches looks at its probes poll by poll.
+    expected = [("lbs", acts), ("probes", probes if told["watch"] is None else None), ("looks", looks)]
+    for name, results in expected:
+        if results is None:
+            continue
+        answers = {answer["item"]["lb"]: answer for answer in results if isinstance(answer.get("item"), t.Mapping)}
+        for asked in told[name]:
+            answer = answers.get(asked["lb"])
+            if answer is None or bad(answer):
+                failed.append(asked["lb"])
+                problems.append(f"{asked['lb']}: {why(answer)}")
+        if problems:
+            break  # what was asked next was not even tried, or could not work
+    return problems, failed
+
+
+def bad(answer: t.Mapping[str, t.Any]) -> bool:
+    return bool(answer.get("failed") or answer.get("unreachable") or answer.get("skipped"))
+
+
+def why(answer: t.Mapping[str, t.Any] | None) -> str:
+    if answer is None or answer.get("skipped"):
+        return "was not asked"
+    text = _short(answer.get("msg"))
+    if answer.get("unreachable"):
+        return f"unreachable ({text})"
+    return text or "failed without a word"
+
+
+def watch_problems(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str) -> list[str]:
+    verdict = watch.get("verdict") if watch.get("key") == told["key"] else None
+    if verdict == "pass" or (verdict == "inconclusive" and inconclusive == "continue"):
+        return []
+    if verdict is None or verdict == "going":
+        return ["the watch did not come to an end"]
+    advice = "; raise its time, lower rollout_analysis.min_requests, or set rollout_analysis.inconclusive: continue"
+    return [watch["reason"] + (advice if verdict == "inconclusive" else "")]
+
+
+def host_problems(
+    told: t.Mapping[str, t.Any], rollout_id: str, markers: t.Mapping[str, t.Mapping[str, t.Any]]
+) -> list[str]:
+    """Hosts that did not come to the end of the user's role. ``markers``: {host: {rollout, mode, step, ok, reason}}."""
+    problems = []
+    for host in told["hosts"]:
+        marker = markers.get(host) or {}
+        now = (marker.get("rollout"), marker.get("mode"), marker.get("step"))
+        if now != (rollout_id, told["mode"], told["index"]):
+            problems.append(f"{host}: did not come to the end of the deploy: unreachable, or dropped by Ansible")
+        elif not marker.get("ok"):
+            problems.append(f"{host}: the deploy failed: {_short(marker.get('reason')) or 'without a word'}")
+    return problems
+
+
+def progress(told: t.Mapping[str, t.Any], previous: t.Mapping[str, t.Any], mode: str) -> float:
+    """When hosts last came into rotation, or else when the steps began."""
+    if previous.get("mode") == mode and previous.get("progress_at"):
+        return float(previous["progress_at"])
+    return float(told["at"])
+
+
+def overdue(since: float, now: float, deadline: float) -> list[str]:
+    if not deadline or now - since <= deadline:
+        return []
+    return [
+        f"no batch came into rotation for {now - since:.0f} s, more than rolling_progress_deadline ({deadline:g} s)"
+    ]
+
+
+def _short(text: t.Any) -> str:
+    words = " ".join(str(text or "").split())
+    return words if len(words) <= 600 else f"{words[:597]}..."

@@ -1,0 +1,501 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""What each load balancer and each host must be told for one step of a rollout. Pure.
+
+Everything follows from three things that do not change while it runs: the plan, what the servers were when it began, and
+the number of the step. So nothing has to be remembered between steps, a step can be told again, and what is safe at
+any moment can be computed by whoever has the record.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import asdict, dataclass, field
+
+from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed
+from ansible_collections.steady.rollout.plugins.module_utils._weights import split
+
+# Seconds that a call may take beyond what it was told to wait: connecting to the host, starting Python.
+CALL_SECONDS = 30
+# How long the share of the traffic is observed after it was shifted, at most, and how often it is looked at.
+SHARE_SECONDS = 5.0
+SHARE_INTERVAL = 1.0
+# How long a probe may take to get one good answer while traffic is watched.
+LOOK_SECONDS = 5.0
+
+FORWARD, UNDO = "forward", "undo"
+# The kinds of steps that watch; and those that take servers out, bring them near, or bring them in.
+WATCHES = ("analyse", "pause")
+
+ServerState = dict[str, t.Any]  # {weight, state}, as in safe.json
+Found = dict[str, dict[str, ServerState]]  # of one load balancer: {backend: {server: {weight, state, base, agent}}}
+
+
+@dataclass(frozen=True)
+class LoadBalancer:
+    """How a load balancer is reached, and what its servers were when the rollout began."""
+
+    name: str
+    provider: str
+    socket: str
+    state_dir: str
+    found: Found = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The variables of the user that steps need. Times in seconds, rates and headroom in percent."""
+
+    drain_timeout: float
+    on_drain_timeout: str
+    health_timeout: float
+    healthy_deadline: float
+    progress_deadline: float
+    allow_unchecked: bool
+    min_capacity: float
+    headroom: float
+    share_tolerance: float
+    interval: float
+    max_error_rate: float
+    min_requests: int
+    inconclusive: str
+    probe: t.Mapping[str, t.Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One list of steps under way, as data that survives JSON.
+
+    ``releases``: what to put on each member; ``previous``: what was seen there before; None where nobody knows.
+    ``out``: members that were taken out before the first step and must stay out until a step brings them back.
+    ``addresses``: (address, port) that the user gave for a member; None where the load balancer's are used.
+    ``action``: deploy or undo, told to the user's role. ``mode``: in UNDO nothing fails, it stops.
+    """
+
+    rollout_id: str
+    mode: str
+    action: str
+    plan: Plan
+    lbs: tuple[LoadBalancer, ...]
+    settings: Settings
+    releases: t.Mapping[str, str | None]
+    previous: t.Mapping[str, str | None]
+    deploy_key: str
+    out: tuple[str, ...] = ()
+    addresses: t.Mapping[str, t.Sequence[t.Any]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return {
+            **{name: getattr(self, name) for name in ("rollout_id", "mode", "action", "deploy_key")},
+            "plan": self.plan.as_dict(),
+            "lbs": [asdict(lb) for lb in self.lbs],
+            "settings": asdict(self.settings),
+            "releases": dict(self.releases),
+            "previous": dict(self.previous),
+            "out": list(self.out),
+            "addresses": {key: list(place) for key, place in self.addresses.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Run:
+        return cls(
+            **{name: data[name] for name in ("rollout_id", "mode", "action", "deploy_key", "releases", "previous")},
+            plan=Plan.from_dict(data["plan"]),
+            lbs=tuple(LoadBalancer(**lb) for lb in data["lbs"]),
+            settings=Settings(**data["settings"]),
+            out=tuple(data["out"]),
+            addresses=data["addresses"],
+        )
+
+    @property
+    def members(self) -> dict[str, Member]:
+        return {member.key: member for member in self.plan.members}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# where members stand
+
+
+def out_at(run: Run, index: int) -> set[str]:
+    """The members that may not carry traffic while step ``index`` acts: deployed, and not yet proved since."""
+    out = set(run.out)
+    for number, step in enumerate(run.plan.steps[: index + 1]):
+        if step.kind == "deploy":
+            out.update(step.members)
+        elif step.kind == "admit" and _proved_by(run.plan.steps, number) < index:
+            out.difference_update(step.members)
+    return out
+
+
+def admitted_at(run: Run, index: int) -> set[str]:
+    """The members that were brought back, and watched as far as the plan says so, before step ``index``."""
+    back: set[str] = set()
+    for number, step in enumerate(run.plan.steps[:index]):
+        if step.kind == "deploy":
+            back.difference_update(step.members)
+        elif step.kind == "admit" and _proved_by(run.plan.steps, number) < index:
+            back.update(step.members)
+    return back
+
+
+def _proved_by(steps: t.Sequence[Step], number: int) -> int:
+    """The last of the steps that watch right after step ``number``: only after it what it let in counts as good."""
+    last = number
+    while last + 1 < len(steps) and steps[last + 1].kind in WATCHES:
+        last += 1
+    return last
+
+
+def safe_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, ServerState]]:
+    """What to return to on ``lb`` when something dies while step ``index`` acts: as found, less the hosts in deploy."""
+    out, back = out_at(run, index), admitted_at(run, index)
+    states: dict[str, dict[str, ServerState]] = {
+        backend: {name: _plain(server) for name, server in servers.items()} for backend, servers in lb.found.items()
+    }
+    for member in run.plan.members:
+        for backend, name in member.servers.items():
+            server = lb.found[backend][name]
+            if member.key in out:
+                if carries(server):
+                    states[backend][name]["state"] = "maint"
+            elif member.key in back:
+                states[backend][name] = in_rotation(server)
+    return states
+
+
+def end_state(run: Run, lb: LoadBalancer) -> dict[str, dict[str, ServerState]]:
+    """What the servers are when every step is done: what is safe from then on."""
+    return expected_at(run, lb, len(run.plan.steps) - 1)
+
+
+def expected_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, ServerState]]:
+    """What the servers should be once steps up to ``index`` have told what they tell; a weight of None is not ours."""
+    states: dict[str, dict[str, ServerState]] = {
+        backend: {name: _plain(server) for name, server in servers.items()} for backend, servers in lb.found.items()
+    }
+    for member in run.plan.members:
+        if member.key in run.out:
+            for backend, name in member.servers.items():
+                states[backend][name]["state"] = (
+                    "maint" if carries(lb.found[backend][name]) else states[backend][name]["state"]
+                )
+    for step in run.plan.steps[: index + 1]:
+        for backend, servers in shifts(run, lb, step).items():
+            for told in servers:
+                states[backend][told["name"]].update({name: told[name] for name in ("weight", "state") if name in told})
+    return states
+
+
+def in_rotation(server: ServerState) -> ServerState:
+    """A found server as it is when it carries: with its own weight, or with whatever its agent makes of it."""
+    return {"weight": None if server["agent"] else server["base"], "state": "ready"}
+
+
+def _plain(server: ServerState) -> ServerState:
+    return {"weight": None if server["agent"] else server["weight"], "state": server["state"]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what a step tells
+
+
+def shifts(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str, t.Any]]]:
+    """{backend: [{name, weight?, state}]} for one load balancer; empty for steps that move no traffic."""
+    if step.kind == "traffic":
+        return _traffic(run, lb, step)
+    states: dict[str, t.Callable[[ServerState], ServerState]] = {
+        "drain": lambda server: {"state": "maint"},
+        "deploy": lambda server: {"state": "maint"},
+        "admit": in_rotation,
+        "probe": lambda server: {"state": "drain"},
+    }
+    if step.kind not in states:
+        return {}
+    told: dict[str, list[dict[str, t.Any]]] = {}
+    for key in step.members:
+        for backend, name in run.members[key].servers.items():
+            wanted = states[step.kind](lb.found[backend][name])
+            told.setdefault(backend, []).append({"name": name, **_without_none(wanted)})
+    return told
+
+
+def _traffic(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str, t.Any]]]:
+    """Weights for the shares: the side that carries all keeps its own weights, the side that carries none is drained."""
+    told: dict[str, list[dict[str, t.Any]]] = {}
+    for backend in lb.found:
+        sides = _sides(run, lb, backend, step.shares)
+        carrying = {track: side for track, (percent, side) in sides.items() if percent > 0 and side}
+        weights = _weights(sides, carrying)
+        for track, (_percent, side) in sides.items():
+            for name in side:
+                found = lb.found[backend][name]
+                if track not in carrying:
+                    told.setdefault(backend, []).append({"name": name, "state": "drain"})
+                elif len(carrying) == 1:
+                    told.setdefault(backend, []).append({"name": name, **_without_none(in_rotation(found))})
+                else:
+                    told.setdefault(backend, []).append({"name": name, "weight": weights[name], "state": "ready"})
+    return told
+
+
+def _sides(
+    run: Run, lb: LoadBalancer, backend: str, shares: t.Mapping[str, float]
+) -> dict[str, tuple[float, dict[str, int]]]:
+    """{track: (percent, {server: base weight})}; what is in no track of the step shares what is left over."""
+    sides: dict[str, tuple[float, dict[str, int]]] = {track: (percent, {}) for track, percent in shares.items()}
+    rest = 100.0 - sum(shares.values())
+    for member in run.plan.members:
+        name = member.servers.get(backend)
+        if name is not None:
+            track = member.track if member.track in shares else "the rest"
+            sides.setdefault(track, (rest, {}))[1][name] = lb.found[backend][name]["base"]
+    return sides
+
+
+def _weights(
+    sides: t.Mapping[str, tuple[float, dict[str, int]]], carrying: t.Mapping[str, dict[str, int]]
+) -> dict[str, int]:
+    if len(carrying) != 2:
+        return {}
+    (first, track), (_second, rest) = carrying.items()
+    return split(track, rest, sides[first][0]).weights
+
+
+def _without_none(values: ServerState) -> dict[str, t.Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
+    """Everything that the tasks of step ``index`` need; with ``stopped`` there is nothing to do any more."""
+    step = run.plan.steps[index]
+    told: dict[str, t.Any] = {
+        "index": index,
+        "mode": run.mode,
+        "kind": step.kind,
+        "words": f"{'Way back, step' if run.mode == UNDO else 'Step'} {index + 1} of {len(run.plan.steps)}: {step.words()}",
+        "lbs": [],
+        "probes": [],
+        "looks": [],
+        "hosts": {},
+        "watch": None,
+        "polls": [],
+    }
+    if stopped:
+        return {**told, "words": f"{told['words']}: left out, as the step before it failed"}
+    told["lbs"] = [_tell_lb(run, lb, index) for lb in run.lbs]
+    told["hosts"] = _tell_hosts(run, step) if step.kind == "deploy" else {}
+    told["watch"] = _tell_watch(run, index)
+    told["polls"] = list(range(told["watch"]["polls"])) if told["watch"] else []
+    places = watched(run, step) if step.kind in ("probe", *WATCHES) else []
+    told["probes"] = [_tell_probe(run, lb, places, step.kind == "probe") for lb in run.lbs] if places else []
+    told["looks"] = [_tell_look(run, lb, step) for lb in run.lbs] if step.kind == "probe" else []
+    return told
+
+
+def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
+    """One call of rollout_act: the intent, and the traffic it moves."""
+    step, settings = run.plan.steps[index], run.settings
+    waits = step.kind in ("deploy", "drain")
+    drain_timeout = settings.drain_timeout if waits else 0.0
+    servers = shifts(run, lb, step)
+    return {
+        **how_to_reach(lb),
+        "act": "shift" if servers else "note",
+        "event": "intent",
+        "servers": servers,
+        "safe": safe_at(run, lb, index),
+        "record": {**step.as_dict(), "step": index, "mode": run.mode},
+        "drain_timeout": drain_timeout,
+        "on_drain_timeout": settings.on_drain_timeout if waits else "continue",
+        "health_timeout": settings.health_timeout,
+        "allow_unchecked": settings.allow_unchecked,
+        "capacity": _tell_capacity(run, lb, step),
+        "timeout": int(drain_timeout + settings.health_timeout + CALL_SECONDS),
+    }
+
+
+def _tell_capacity(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any] | None:
+    """What must be left when servers are taken out or loaded. The way back is never refused for that."""
+    if run.mode == UNDO or step.kind not in ("drain", "deploy", "traffic"):
+        return None
+    return {
+        "min_percent": run.settings.min_capacity,
+        "headroom_percent": run.settings.headroom,
+        "base": {
+            backend: {name: server["base"] for name, server in servers.items() if carries(server)}
+            for backend, servers in lb.found.items()
+        },
+    }
+
+
+def _tell_probe(run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]], patient: bool) -> dict[str, t.Any]:
+    """Whom to probe from one load balancer, and how; while watching one good answer in a few seconds is enough."""
+    owners = {place: member for member in run.plan.members for place in member.servers.items()}
+    targets: dict[tuple[t.Any, t.Any], dict[str, t.Any]] = {}
+    for backend, name in places:
+        found = lb.found[backend][name]
+        address, port = (run.addresses.get(owners[backend, name].key) or (None, None))[:2]
+        address, port = address or found.get("address"), run.settings.probe.get("port") or port or found.get("port")
+        targets.setdefault((address, port), {"name": name, "address": address, "port": port})
+    timing: dict[str, t.Any] = {"deadline": run.settings.healthy_deadline}
+    if not patient:
+        timing = {"rise": 1, "deadline": LOOK_SECONDS}
+    options = {name: value for name, value in run.settings.probe.items() if name != "port"}
+    return {
+        "lb": lb.name,
+        "targets": list(targets.values()),
+        "options": {**options, **timing},
+        "timeout": int(timing["deadline"] + CALL_SECONDS),
+    }
+
+
+def _tell_look(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
+    """Whom the load balancer itself must see healthy."""
+    places = watched(run, step)
+    return {
+        **how_to_reach(lb),
+        "settled": [list(place) for place in places],
+        "await": run.settings.health_timeout,
+        "timeout": int(run.settings.health_timeout + CALL_SECONDS),
+    }
+
+
+def notes(run: Run, told: t.Mapping[str, t.Any], problem: str) -> list[dict[str, t.Any]]:
+    """The result of a step for the record of each load balancer; with what was seen to run, once it was probed."""
+    step = run.plan.steps[told["index"]]
+    seen = seen_releases(run, step) if step.kind == "probe" and not problem else {}
+    record = {"step": told["index"], "mode": run.mode, "kind": step.kind, "ok": not problem, "problem": problem}
+    if told["kind"] in ("drain", "admit", "traffic") and not problem:
+        return []  # the module recorded the result of what it changed
+    return (
+        [
+            {
+                **how_to_reach(lb),
+                "act": "note",
+                "event": "result",
+                "record": record,
+                "releases": {backend: seen[backend] for backend in lb.found if backend in seen},
+                "timeout": CALL_SECONDS,
+            }
+            for lb in run.lbs
+        ]
+        if told["lbs"]
+        else []
+    )
+
+
+def how_to_reach(lb: LoadBalancer) -> dict[str, t.Any]:
+    return {
+        "lb": lb.name,
+        "provider": lb.provider,
+        "socket": lb.socket,
+        "state_dir": lb.state_dir,
+        "backends": sorted(lb.found),
+    }
+
+
+def _tell_hosts(run: Run, step: Step) -> dict[str, dict[str, t.Any]]:
+    """What the user's role is told on each host of a deploy step. A host whose release nobody knows is not undone."""
+    told = {}
+    for key in step.members:
+        member = run.members[key]
+        if run.releases.get(key) is not None:
+            told[member.host] = {
+                "release": run.releases[key],
+                "previous": run.previous.get(key),
+                "action": run.action,
+                "track": member.track,
+                "member": key,
+            }
+    return told
+
+
+def unknown_releases(run: Run, step: Step) -> list[str]:
+    """Members of a deploy step for which there is no release to put there."""
+    return [key for key in step.members if run.releases.get(key) is None] if step.kind == "deploy" else []
+
+
+def seen_releases(run: Run, step: Step) -> dict[str, dict[str, dict[str, str]]]:
+    """What to record once the members of a probe step have answered: {backend: {server: {deploy key: release}}}."""
+    seen: dict[str, dict[str, dict[str, str]]] = {}
+    for key in step.members:
+        release = run.releases.get(key)
+        if release is not None:
+            for backend, name in run.members[key].servers.items():
+                seen.setdefault(backend, {})[name] = {run.deploy_key: release}
+    return seen
+
+
+def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
+    """How long to watch, how often, whom, and what is wanted; None for steps that do not watch."""
+    step, settings = run.plan.steps[index], run.settings
+    if step.kind == "traffic":
+        seconds, interval, require = SHARE_SECONDS, SHARE_INTERVAL, False
+    elif step.kind in WATCHES:
+        seconds, interval = float(step.seconds or 0), settings.interval
+        require = bool(step.options.get("require_requests"))
+    else:
+        return None
+    interval = min(interval, seconds) or SHARE_INTERVAL
+    expected = {lb.name: expected_at(run, lb, index) for lb in run.lbs}
+    return {
+        "seconds": seconds,
+        "interval": interval,
+        # One reading at the start, one after each interval, and none left over.
+        "polls": int(-(-seconds // interval)) + 1,
+        "track": [list(place) for place in watched(run, step)],
+        "wanted_percent": wanted_share(run, run.lbs[0].found, step, expected[run.lbs[0].name]),
+        "require_requests": require,
+        "of_share": step.kind == "traffic",
+        "name": _name(run, step),
+        "expected": expected,
+    }
+
+
+def watched(run: Run, step: Step) -> list[tuple[str, str]]:
+    """(backend, server) of the new side: what the step names, or else what was brought in last."""
+    keys = set(step.members) or _brought_in(run, step)
+    return [place for member in run.plan.members if member.key in keys for place in member.servers.items()]
+
+
+def _brought_in(run: Run, step: Step) -> set[str]:
+    steps = run.plan.steps
+    for earlier in reversed(steps[: _place(steps, step) + 1]):
+        if earlier.kind == "admit":
+            return set(earlier.members)
+        if earlier.kind == "traffic":
+            tracks = {track for track, percent in earlier.shares.items() if percent > 0}
+            deployed = {key for each in steps if each.kind == "deploy" for key in each.members}
+            keys = {member.key for member in run.plan.members if member.track in tracks}
+            return (keys & deployed) or keys
+    return {member.key for member in run.plan.members}
+
+
+def _name(run: Run, step: Step) -> str:
+    """What the watched servers are called: their track, or their hosts."""
+    keys = set(step.members) or _brought_in(run, step)
+    members = [member for member in run.plan.members if member.key in keys]
+    tracks = {member.track for member in members}
+    whole = len(tracks) == 1 and all(member.key in keys for member in run.plan.members if member.track in tracks)
+    return tracks.pop() or "the fleet" if whole else listed([member.key for member in members])
+
+
+def wanted_share(run: Run, lb_found: Found, step: Step, expected: t.Mapping[str, t.Mapping[str, ServerState]]) -> float:
+    """Percent of new traffic that the watched servers should get by the weights told to ``expected``."""
+    mine = total = 0.0
+    places = set(watched(run, step))
+    for backend, servers in expected.items():
+        for name, state in servers.items():
+            if state["state"] == "ready":
+                weight = lb_found[backend][name]["base"] if state["weight"] is None else state["weight"]
+                total += weight
+                mine += weight if (backend, name) in places else 0
+    return 100.0 * mine / total if total else 0.0
+
+
+def _place(steps: t.Sequence[Step], step: Step) -> int:
+    return next(number for number, each in enumerate(steps) if each is step)

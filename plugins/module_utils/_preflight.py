@@ -1,0 +1,660 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""Everything that can be refused before anything changes, in the order in which it can be known. Pure.
+
+``Refused`` carries one clear sentence: what was given, what is wrong with it, what to do.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import asdict, dataclass, field, replace
+
+from ansible_collections.steady.rollout.plugins.module_utils import _capacity, _fleet
+from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
+from ansible_collections.steady.rollout.plugins.module_utils._duration import duration
+from ansible_collections.steady.rollout.plugins.module_utils._executor import (
+    FORWARD,
+    LoadBalancer,
+    Run,
+    Settings,
+    expected_at,
+    shifts,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, PlanError, Step
+from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
+from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
+from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
+
+PROVIDERS = ("haproxy",)
+STRATEGIES = ("blue_green", "rolling", "custom")
+ACTIONS = ("run", "rollback")
+# Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
+# release once more.
+SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
+
+
+class Refused(Exception):
+    """The rollout may not start; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """What is known of the play: ``hosts`` are all of it, ``alive`` those that answered."""
+
+    hosts: tuple[str, ...]
+    alive: tuple[str, ...]
+    batch: tuple[str, ...]
+    strategy: str
+    any_errors_fatal: bool
+    limit: str | None
+    extra_vars: t.Collection[str]
+    inventory: t.Collection[str]
+    check_mode: bool
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the variables say, once they are known to make sense."""
+
+    action: str
+    release: str
+    backends: tuple[str, ...]
+    lbs: tuple[LoadBalancer, ...]
+    absent: tuple[str, ...]
+    settings: Settings
+    control: t.Mapping[str, t.Any]
+    own: t.Mapping[str, t.Mapping[str, t.Any]]
+    deploy_key: str
+    warnings: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return {
+            **{name: getattr(self, name) for name in ("action", "release", "deploy_key")},
+            **{name: list(getattr(self, name)) for name in ("backends", "absent", "warnings")},
+            "lbs": [asdict(lb) for lb in self.lbs],
+            "settings": asdict(self.settings),
+            "control": dict(self.control),
+            "own": {host: dict(given) for host, given in self.own.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Targets:
+        return cls(
+            **{name: data[name] for name in ("action", "release", "deploy_key", "control", "own")},
+            **{name: tuple(data[name]) for name in ("backends", "absent", "warnings")},
+            lbs=tuple(LoadBalancer(**lb) for lb in data["lbs"]),
+            settings=Settings(**data["settings"]),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# before any load balancer is asked
+
+
+def check_play(play: Play, action: str) -> None:
+    """Refuse plays in which a rescue would not run as it must."""
+    if play.strategy != "linear":
+        raise Refused(
+            f"the play uses strategy {play.strategy}, in which steps do not wait for each other; use strategy: linear"
+        )
+    if set(play.batch) != set(play.hosts):
+        raise Refused(
+            "the play uses serial, so that a rollout would see a part of the fleet only, and never take back an earlier "
+            "batch; remove serial, and use rolling_batches"
+        )
+    if play.any_errors_fatal:
+        raise Refused(
+            "the play sets any_errors_fatal, which the rescue would inherit: one bad host would stop the undo on all; remove it"
+        )
+    forbidden = [name for name in SET_BY_EXECUTOR if name in play.extra_vars]
+    if forbidden:
+        raise Refused(
+            f"{', '.join(forbidden)} was given as extra var, which would beat what the rollout sets: an undo would install the "
+            "new release again; give rollout_release instead"
+        )
+    dead = [host for host in play.hosts if host not in play.alive]
+    if dead and action == "run":
+        raise Refused(
+            f"{_some(dead)} did not answer or failed earlier in the play, and a rollout needs the whole fleet; mend or remove "
+            f"{'it' if len(dead) == 1 else 'them'} first"
+        )
+
+
+def control_of(own: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """The control variables, which must be the same on all hosts. ``own``: {host: {name: value}}."""
+    hosts = list(own)
+    for name in own[hosts[0]]:
+        odd = [host for host in hosts if own[host].get(name) != own[hosts[0]][name]]
+        if odd:
+            raise Refused(
+                f"{_variable(name)} differs between hosts: {hosts[0]} has {_short(own[hosts[0]][name])}, {odd[0]} has "
+                f"{_short(own[odd[0]].get(name))}; it must be the same on the whole fleet"
+            )
+    return dict(own[hosts[0]])
+
+
+def make_targets(
+    play: Play,
+    control: t.Mapping[str, t.Any],
+    own: t.Mapping[str, t.Mapping[str, t.Any]],
+    reach: t.Mapping[str, t.Mapping[str, t.Any]],
+) -> Targets:
+    """Check what the variables say. ``reach``: {lb: {provider, socket, state_dir}}, for hosts of the inventory."""
+    action = str(control["action"])
+    if action not in ACTIONS:
+        raise Refused(f"rollout_action is {action!r}; it can be {' or '.join(ACTIONS)}")
+    check_play(play, action)
+    release = "" if control["release"] is None else str(control["release"])
+    if action == "run" and not release.strip():
+        raise Refused("rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2")
+    names = _names(control["load_balancers"], "rollout_load_balancers", "the inventory hosts of the load balancers")
+    absent = _names(control["absent_lbs"], "rollout_absent_lbs", "load balancers", may_be_empty=True)
+    backends = _names(control["backend"], "rollout_backend", "the backends that the fleet serves")
+    strange = [name for name in absent if name not in names]
+    if strange:
+        raise Refused(f"rollout_absent_lbs names {_some(strange)}, which is not in rollout_load_balancers")
+    present = sorted(name for name in names if name not in absent)
+    if not present:
+        raise Refused("all load balancers are in rollout_absent_lbs; at least one must take part")
+    _check_reach(play, present, reach)
+    try:
+        settings = _settings(control)
+        _check_strategy(control)
+    except PlanError as exc:
+        raise Refused(_lowered(exc)) from exc
+    lbs = tuple(LoadBalancer(name, **{key: str(value) for key, value in reach[name].items()}) for name in present)
+    return Targets(
+        action,
+        release,
+        tuple(sorted(backends)),
+        lbs,
+        tuple(absent),
+        settings,
+        control,
+        own,
+        _deploy_key(control["deploy"]),
+    )
+
+
+def _check_reach(play: Play, names: t.Sequence[str], reach: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
+    unknown = [name for name in names if name not in play.inventory]
+    if unknown:
+        raise Refused(f"rollout_load_balancers names {_some(unknown)}, which is no host of the inventory")
+    providers = {name: reach[name]["provider"] for name in names}
+    odd = {name: provider for name, provider in providers.items() if provider not in PROVIDERS}
+    if odd:
+        name, provider = next(iter(odd.items()))
+        raise Refused(f"rollout_provider of {name} is {provider!r}; this version knows {', '.join(PROVIDERS)}")
+
+
+def _check_strategy(control: t.Mapping[str, t.Any]) -> None:
+    strategy = control["strategy"]
+    if not isinstance(strategy, t.Mapping) or strategy.get("name") not in STRATEGIES:
+        raise Refused(f"rollout_strategy must name one of {', '.join(STRATEGIES)}, not {_short(strategy)}")
+    if strategy["name"] == "custom" and control["action"] == "run" and not control["steps"]:
+        raise Refused(
+            "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green or steady.rollout.rolling"
+        )
+    if strategy.get("on_failure", "rollback") not in ("rollback", "hold"):
+        raise Refused(f"rolling_on_failure is {strategy['on_failure']!r}; it can be rollback or hold")
+
+
+def _settings(control: t.Mapping[str, t.Any]) -> Settings:
+    analysis = control["analysis"] or {}
+    if not isinstance(analysis, t.Mapping):
+        raise Refused(f"rollout_analysis must be a map such as {{max_error_rate: 5}}, not {_short(analysis)}")
+    known = {"interval": 10, "max_error_rate": 5.0, "min_requests": 50, "inconclusive": "rollback"}
+    strange = [name for name in analysis if name not in known]
+    if strange:
+        raise Refused(f"rollout_analysis has {_some(strange)}, which it does not know; it knows {', '.join(known)}")
+    given = {**known, **analysis}
+    if given["inconclusive"] not in ("rollback", "continue"):
+        raise Refused(f"rollout_analysis.inconclusive is {given['inconclusive']!r}; it can be rollback or continue")
+    if control["on_drain_timeout"] not in ("fail", "continue", "cut"):
+        raise Refused(f"rollout_on_drain_timeout is {control['on_drain_timeout']!r}; it can be fail, continue or cut")
+    probe = control["probe"] or {}
+    if not isinstance(probe, t.Mapping):
+        raise Refused(f"rollout_probe must be a map such as {{path: /health}}, not {_short(probe)}")
+    strategy = control["strategy"] if isinstance(control["strategy"], t.Mapping) else {}
+    return Settings(
+        drain_timeout=duration(control["drain_timeout"]),
+        on_drain_timeout=control["on_drain_timeout"],
+        health_timeout=duration(control["health_timeout"]),
+        healthy_deadline=duration(strategy.get("healthy_deadline", control["healthy_deadline"])),
+        progress_deadline=duration(strategy.get("progress_deadline", 0)),
+        allow_unchecked=bool(control["allow_unchecked"]),
+        min_capacity=_percent(control["min_capacity"], "rollout_min_capacity"),
+        headroom=_percent(control["headroom"], "rollout_headroom"),
+        share_tolerance=_percent(control["share_tolerance"], "rollout_share_tolerance"),
+        interval=max(0.2, duration(given["interval"])),
+        max_error_rate=_percent(given["max_error_rate"], "rollout_analysis.max_error_rate"),
+        min_requests=_count(given["min_requests"], "rollout_analysis.min_requests"),
+        inconclusive=given["inconclusive"],
+        probe=dict(probe),
+    )
+
+
+def _deploy_key(deploy: t.Any) -> str:
+    """What releases are remembered under: the release of a kernel is no release of the application."""
+    if isinstance(deploy, t.Mapping) and len(deploy) == 1:
+        kind, value = next(iter(deploy.items()))
+        if kind in ("role", "tasks") and isinstance(value, str) and value:
+            return f"{kind}:{value.rsplit('/', 1)[-1] if kind == 'tasks' else value}"
+    raise Refused(f"rollout_deploy must be {{role: NAME}} or {{tasks: PATH}}, not {_short(deploy)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# once the load balancers have answered
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a run is to do: ``kind`` is `unchanged`, `run` (a plan, with a rescue) or `recover` (undo what another left)."""
+
+    kind: str
+    run: Run | None
+    words: tuple[str, ...]  # told before it starts
+    warnings: tuple[str, ...]
+    begin: t.Mapping[str, t.Any]  # for the journal, without what differs per load balancer
+    take_over: str | None = None
+    recovery: Recovery | None = None
+    on_failure: str = "rollback"
+    outcome: str = "promoted"  # when all went well
+
+
+def check_readings(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]], rollout_id: str) -> None:
+    """Refuse load balancers that cannot be told, or would forget, or are held by another rollout."""
+    for lb in targets.lbs:
+        answer = answers.get(lb.name) or {}
+        if answer.get("failed") or answer.get("unreachable") or "backends" not in answer:
+            raise Refused(f"load balancer {lb.name} {_why(answer)}")
+        if not answer["admin"]:
+            raise Refused(f"{lb.name}: the socket {lb.socket} may not change servers; use one of `level admin`")
+        if answer["survives_reload"] is False and not targets.control["unpersisted"]:
+            raise Refused(
+                f"{lb.name} would forget the rollout at a reload: {answer['survives_reload_reason']}; mend this (the role "
+                "steady.rollout.haproxy does), or accept it with rollout_unpersisted: true"
+            )
+        for backend, record in answer["records"].items():
+            if record["problem"]:
+                raise Refused(f"{lb.name}: the record of backend {backend} cannot be used: {record['problem']}")
+
+
+def held_by(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, list[str]]:
+    """{rollout id: load balancers on which it holds a backend}."""
+    holders: dict[str, list[str]] = {}
+    for lb, answer in answers.items():
+        for record in (answer.get("records") or {}).values():
+            if record.get("lock"):
+                places = holders.setdefault(record["lock"]["rollout_id"], [])
+                if lb not in places:
+                    places.append(lb)
+    return holders
+
+
+def decide(
+    targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]], rollout_id: str, alive: t.Collection[str]
+) -> Decision:
+    """From what the load balancers told to what is to be done. Raises Refused."""
+    try:
+        if targets.action == "rollback":
+            return _decide_rollback(targets, answers, rollout_id, alive)
+        check_readings(targets, answers, rollout_id)
+        return _decide_run(targets, answers, rollout_id)
+    except (PlanError, FleetError) as exc:
+        raise Refused(_lowered(exc)) from exc
+
+
+def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: str) -> Decision:
+    holders = held_by(answers)
+    if holders:
+        holder, places = next(iter(holders.items()))
+        raise Refused(
+            f"rollout {holder} holds {', '.join(targets.backends)} on {', '.join(places)}: it is running, or did not end well; "
+            "let it end, or take it back with the playbook steady.rollout.rollback"
+        )
+    members = _fleet.make_members(targets.own, targets.backends)
+    hint = f" (--limit {targets.control['limit']} is in force)" if targets.control.get("limit") else ""
+    _fleet.check_servers(members, answers, hint)
+    lbs = _with_found(targets, answers)
+    recorded = _releases(members, targets, answers)
+    steps, watched = _steps_of(targets, members, answers, recorded)
+    plan = Plan(str(targets.control["strategy"]["name"]), targets.release, targets.backends, members, steps)
+    previous = {member.key: recorded[member.key] or targets.own[member.host].get("previous") for member in members}
+    run = Run(
+        rollout_id=rollout_id,
+        mode=FORWARD,
+        action="deploy",
+        plan=plan,
+        lbs=lbs,
+        settings=targets.settings,
+        releases=dict.fromkeys((member.key for member in members), targets.release),
+        previous=previous,
+        deploy_key=targets.deploy_key,
+        addresses=addresses_of(targets, members),
+    )
+    if not steps:
+        return Decision("unchanged", run, (watched,), (), {})
+    _check_capacity(run, answers)
+    carried = _fleet.in_rotation(members, answers)
+    warnings = [*_unknown_previous(run, carried), *_weak(answers)]
+    on_failure = str(targets.control["strategy"].get("on_failure", "rollback"))
+    return Decision("run", run, (watched,), tuple(warnings), _begin(run, carried), on_failure=on_failure)
+
+
+def _begin(run: Run, carried: t.Sequence[str]) -> dict[str, t.Any]:
+    """What the record of a rollout starts with: enough to take it back without the controller that began it."""
+    return {
+        "strategy": run.plan.strategy,
+        "action": run.action,
+        "release": run.plan.release,
+        "hash": run.plan.hash,
+        "plan": run.plan.as_dict(),
+        "releases": dict(run.releases),
+        "previous": dict(run.previous),
+        "deploy_key": run.deploy_key,
+        "carried": list(carried),
+    }
+
+
+def _steps_of(
+    targets: Targets,
+    members: t.Sequence[Member],
+    answers: t.Mapping[str, Reading],
+    recorded: t.Mapping[str, str | None],
+) -> tuple[tuple[Step, ...], str]:
+    """The steps and a sentence about them; no steps where nothing is to be done."""
+    strategy, force = targets.control["strategy"], bool(targets.control["force"])
+    if targets.control["steps"]:
+        if not force and _all_run(members, recorded, targets.release) and _all_in_rotation(members, answers):
+            return (), f"every host runs {targets.release} already"
+        steps = parse_steps(targets.control["steps"], members, _fleet.in_rotation(members, answers))
+        return steps, f"release {targets.release} by a plan of your own"
+    if strategy["name"] == "blue_green":
+        return _blue_green_steps(targets, members, answers, recorded, force)
+    return _rolling_steps(targets, members, answers, recorded, force)
+
+
+def _blue_green_steps(
+    targets: Targets,
+    members: t.Sequence[Member],
+    answers: t.Mapping[str, Reading],
+    recorded: t.Mapping[str, str | None],
+    force: bool,
+) -> tuple[tuple[Step, ...], str]:
+    strategy = targets.control["strategy"]
+    live_name = live_colour(members, answers, strategy.get("live"))
+    live = [member for member in members if member.track == live_name]
+    idle = [member for member in members if member.track != live_name]
+    carrying = set(_fleet.in_rotation(members, answers))
+    settled = carrying == {member.key for member in live}
+    if settled and not force and _all_run(live, recorded, targets.release):
+        return (), f"{live_name} is live and runs {targets.release} already"
+    steps = blue_green(live, idle, duration(strategy.get("bake", 300)))
+    return steps, f"{live_name} is live; release {targets.release} goes to {idle[0].track}"
+
+
+def live_colour(members: t.Sequence[Member], answers: t.Mapping[str, Reading], adopted: t.Any) -> str:
+    """The colour that carries, the same on every load balancer; ``adopted`` (blue_green_live) settles what is unclear."""
+    colours = list(dict.fromkeys(member.track for member in members))
+    without = [member.host for member in members if not member.track]
+    if without:
+        raise Refused(
+            f"{_some(without)} has no colour; set rollout_track to blue or green, or rollout_tracks for two slots"
+        )
+    if len(colours) == 1:
+        other = "green" if colours[0] == "blue" else "blue"
+        raise Refused(f"no host is {other}: the other colour is empty; set rollout_track of some hosts to {other}")
+    if len(colours) != 2:
+        raise Refused(f"there are {len(colours)} colours ({', '.join(colours)}); blue-green has two")
+    if adopted:
+        if adopted not in colours:
+            raise Refused(f"blue_green_live is {adopted!r}; the colours of the fleet are {' and '.join(colours)}")
+        return str(adopted)
+    live = _fleet.live_tracks(members, answers)
+    told = {lb: sorted(tracks) for lb, tracks in live.items()}
+    first_lb, first = next(iter(told.items()))
+    odd = [lb for lb, tracks in told.items() if tracks != first]
+    how = "say which one with blue_green_live: blue or green"
+    if odd:
+        raise Refused(
+            f"the load balancers disagree on the live colour: {first_lb} sends traffic to {' and '.join(first) or 'neither'}, "
+            f"{odd[0]} to {' and '.join(told[odd[0]]) or 'neither'}; {how}"
+        )
+    if len(first) != 1:
+        both = "both colours are" if first else "neither colour is"
+        raise Refused(f"{both} live on {', '.join(told)}; {how}, and the rollout brings the fleet in order")
+    return first[0]
+
+
+def _rolling_steps(
+    targets: Targets,
+    members: t.Sequence[Member],
+    answers: t.Mapping[str, Reading],
+    recorded: t.Mapping[str, str | None],
+    force: bool,
+) -> tuple[tuple[Step, ...], str]:
+    strategy = targets.control["strategy"]
+    carrying = set(_fleet.in_rotation(members, answers))
+    due = [
+        member for member in members if force or recorded[member.key] != targets.release or member.key not in carrying
+    ]
+    if not due:
+        return (), f"every host runs {targets.release} already"
+    spread = bool(strategy.get("spread_by"))
+    steps = rolling(
+        due,
+        strategy.get("batches", 1),
+        strategy.get("max_unavailable"),
+        duration(strategy.get("min_healthy_time", 10)),
+        spread,
+    )
+    done = len(members) - len(due)
+    already = f", {done} run it already" if done else ""
+    return steps, f"release {targets.release} goes to {len(due)} of {len(members)} hosts in batches{already}"
+
+
+def _all_run(members: t.Sequence[Member], recorded: t.Mapping[str, str | None], release: str) -> bool:
+    return all(recorded[member.key] == release for member in members)
+
+
+def _all_in_rotation(members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> bool:
+    return len(_fleet.in_rotation(members, answers)) == len(members)
+
+
+def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
+    """Walk through the plan on what is healthy now; each act is judged again, on what is true then, by the module."""
+    for lb in run.lbs:
+        for index, step in enumerate(run.plan.steps):
+            if step.kind not in ("drain", "deploy", "traffic"):
+                continue
+            before = expected_at(run, lb, index - 1)
+            for backend, told in shifts(run, lb, step).items():
+                servers = _as_if(answers[lb.name], backend, lb, before[backend], run)
+                meant = {name for name, server in lb.found[backend].items() if carries(server)}
+                problem = _capacity.changing(
+                    {name: server for name, server in servers.items() if name in meant.union(e["name"] for e in told)},
+                    {each["name"]: each for each in told},
+                    run.settings.min_capacity,
+                    run.settings.headroom,
+                )
+                if problem:
+                    raise Refused(f"{lb.name}, step {index + 1} ({step.words()}): {problem.rstrip('.')}")
+
+
+def _as_if(
+    reading: Reading, backend: str, lb: LoadBalancer, states: t.Mapping[str, t.Mapping[str, t.Any]], run: Run
+) -> dict[str, dict[str, t.Any]]:
+    """The servers as now, in the states that the plan will have brought them to, and healthy where it will have probed."""
+    servers = {}
+    for name, server in _fleet.servers_of(reading, backend).items():
+        state, found = states[name], lb.found[backend][name]
+        weight = server["weight"] if state["weight"] is None else state["weight"]
+        # What is not in rotation now is deployed and seen healthy before it carries anything.
+        health = server["health"] if carries(found) else "up"
+        servers[name] = {**server, "state": state["state"], "weight": weight, "base": found["base"], "health": health}
+    return servers
+
+
+def addresses_of(targets: Targets, members: t.Sequence[Member]) -> dict[str, tuple[t.Any, t.Any]]:
+    """(address, port) that the user gave for each member; None where he gave none."""
+    found = {}
+    for member in members:
+        own = targets.own.get(member.host) or {}
+        slot = (own.get("tracks") or {}).get(member.track) or {}
+        found[member.key] = (own.get("address"), slot.get("port") or own.get("port"))
+    return found
+
+
+def _unknown_previous(run: Run, carried: t.Collection[str]) -> list[str]:
+    """Rolling replaces what carries traffic: without knowing what runs there, a failure cannot be undone."""
+    deployed = [key for step in run.plan.steps if step.kind == "deploy" for key in step.members if key in carried]
+    unknown = [key for key in deployed if run.previous.get(key) is None]
+    if not unknown:
+        return []
+    return [
+        f"no rollout has recorded what runs on {_some(unknown)}: if this one fails there, those hosts stay out of rotation "
+        "instead of going back; say what runs now with rollout_previous"
+    ]
+
+
+def _weak(answers: t.Mapping[str, Reading]) -> list[str]:
+    return [
+        f"{lb}: whether the rollout survives a reload is not known: {answer['survives_reload_reason']}"
+        for lb, answer in answers.items()
+        if answer["survives_reload"] is None
+    ]
+
+
+def _with_found(targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[LoadBalancer, ...]:
+    lbs = []
+    for lb in targets.lbs:
+        found = _fleet.found(answers[lb.name], targets.backends)
+        for backend, servers in found.items():
+            weightless = [name for name, server in servers.items() if not server["base"]]
+            if weightless:
+                raise Refused(
+                    f"{lb.name}: server {_some(weightless)} of backend {backend} has weight 0, configured and now, so that it "
+                    "could never carry traffic; give it a weight"
+                )
+        lbs.append(LoadBalancer(lb.name, lb.provider, lb.socket, lb.state_dir, found))
+    return tuple(lbs)
+
+
+def _releases(members: t.Sequence[Member], targets: Targets, answers: t.Mapping[str, t.Any]) -> dict[str, str | None]:
+    return _fleet.releases(members, {lb: answer["records"] for lb, answer in answers.items()}, targets.deploy_key)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the way back, asked for by a person
+
+
+def _decide_rollback(
+    targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]], rollout_id: str, alive: t.Collection[str]
+) -> Decision:
+    usable = {name: answer for name, answer in answers.items() if answer.get("records") and not answer.get("failed")}
+    if not usable:
+        lb = targets.lbs[0].name
+        raise Refused(
+            f"no load balancer answered, so that nothing can be taken back: {lb} {_why(answers.get(lb) or {})}"
+        )
+    recovery = back_from(usable, targets.backends)
+    if recovery is None:
+        return Decision("unchanged", None, ("nothing is recorded that could be taken back",), (), {})
+    if recovery.done:
+        return Decision("unchanged", None, (recovery.done,), (), {})
+    if recovery.ended:
+        check_readings(targets, answers, rollout_id)
+    present = {lb.name: answers[lb.name] for lb in targets.lbs if lb.name in usable and "backends" in usable[lb.name]}
+    _match(recovery, targets, present)
+    lbs = tuple(
+        LoadBalancer(lb.name, lb.provider, lb.socket, lb.state_dir, recovery.found.get(lb.name) or recovery.any_found)
+        for lb in targets.lbs
+    )
+    run = recovery.run(rollout_id, lbs, targets.settings, present, addresses_of(targets, recovery.plan.members))
+    begin = {**_begin(run, recovery.carried), "of": recovery.rollout_id, "deployed": recovery.deployed}
+    if recovery.ended:
+        if not run.plan.steps:
+            return Decision("unchanged", None, (f"rollout {recovery.rollout_id} changed nothing to take back",), (), {})
+        lbs_now = _with_found(targets, answers)
+        run = replace(run, lbs=lbs_now)
+        _check_capacity(run, answers)
+        begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), "of": recovery.rollout_id}
+        return Decision("run", run, (recovery.words,), (), begin, None, recovery, "hold", "rolled_back")
+    return Decision("recover", run, (recovery.words,), (), begin, take_over=recovery.rollout_id, recovery=recovery)
+
+
+def _match(recovery: Recovery, targets: Targets, present: t.Mapping[str, Reading]) -> None:
+    """The record speaks of hosts and servers; both must still be what it says."""
+    now = {member.key: member for member in _fleet.make_members(targets.own, targets.backends)}
+    for member in recovery.plan.members:
+        if member.key in now and now[member.key].servers != member.servers:
+            raise Refused(
+                f"rollout {recovery.rollout_id} knew {member.key} as {dict(member.servers)}, and now it is "
+                f"{dict(now[member.key].servers)}; make the inventory as it was, and try again"
+            )
+    strangers = [member.key for member in recovery.plan.members if member.key not in now]
+    if strangers:
+        raise Refused(f"rollout {recovery.rollout_id} took part on {_some(strangers)}, which is not in this play")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# words and small checks
+
+
+def _names(value: t.Any, variable: str, what: str, may_be_empty: bool = False) -> list[str]:
+    names = [value] if isinstance(value, str) and value else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
+        raise Refused(f"{variable} must be a list of names, {what}; it is {_short(value)}")
+    if not names and not may_be_empty:
+        raise Refused(f"{variable} is empty; list {what}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Refused(f"{variable} lists {_some(twice)} more than once")
+    return list(names)
+
+
+def _percent(value: t.Any, variable: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not 0 <= number <= 100:
+        raise Refused(f"{variable} must be a number from 0 to 100 (percent), not {_short(value)}")
+    return number
+
+
+def _count(value: t.Any, variable: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdigit() or len(text) > 9:
+        raise Refused(f"{variable} must be a whole number from 0, not {_short(value)}")
+    return int(text)
+
+
+def _why(answer: t.Mapping[str, t.Any]) -> str:
+    text = str(answer.get("msg") or "did not answer").strip()
+    if answer.get("unreachable"):
+        return f"is unreachable ({text}); mend it, or leave it out with rollout_absent_lbs"
+    return f"cannot be used: {text}"
+
+
+def _variable(name: str) -> str:
+    names = {"strategy": "what the strategy is given", "limit": "--limit"}
+    return names.get(name, f"rollout_{name}")
+
+
+def _lowered(exc: Exception) -> str:
+    return str(exc).rstrip(".")
+
+
+def _short(value: t.Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _some(names: t.Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,236 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""The way back from a rollout, out of what the load balancers have recorded of it. Pure.
+
+The rescue of a running rollout and the `rollback` playbook both come here, so that there is one way back. The record says
+what was there; which hosts still have to go back is judged on what the load balancers say now, so that it can be asked for
+twice.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.steady.rollout.plugins.module_utils import _fleet
+from ansible_collections.steady.rollout.plugins.module_utils._executor import (
+    FORWARD,
+    UNDO,
+    Found,
+    LoadBalancer,
+    Run,
+    Settings,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, PlanError, Step
+from ansible_collections.steady.rollout.plugins.module_utils._rolling import undo_steps
+
+Answers = t.Mapping[str, t.Mapping[str, t.Any]]  # {lb: what rollout_info returned}
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is known of the rollout to take back.
+
+    ``target``: the release each member had, or is on its way back to; ``current``: what the rollout put there.
+    ``deployed``: groups of members that it touched, oldest first. ``unfinished``: it holds its lock, or never ended.
+    ``done``: why there is nothing to take back, or "".
+    """
+
+    rollout_id: str
+    plan: Plan
+    undoing: bool  # whether it was a way back itself
+    outcome: str | None
+    unfinished: bool
+    carried: tuple[str, ...]
+    target: t.Mapping[str, str | None]
+    current: t.Mapping[str, str | None]
+    deploy_key: str
+    deployed: tuple[tuple[str, ...], ...]
+    found: t.Mapping[str, Found]  # per load balancer that has the record
+
+    @property
+    def ended(self) -> bool:
+        return not self.unfinished
+
+    @property
+    def any_found(self) -> Found:
+        """For a load balancer that was absent: what another one was."""
+        return next(iter(self.found.values()), {})
+
+    @property
+    def done(self) -> str:
+        if self.ended and self.outcome == "rolled_back":
+            return f"rollout {self.rollout_id} was rolled back already"
+        return ""
+
+    @property
+    def words(self) -> str:
+        state = f"ended as {self.outcome}" if self.outcome else "did not end"
+        return f"rollout {self.rollout_id} of release {self.plan.release} {state}; it is taken back"
+
+    def run(
+        self,
+        rollout_id: str,
+        lbs: t.Sequence[LoadBalancer],
+        settings: Settings,
+        now: Answers,
+        addresses: t.Mapping[str, t.Sequence[t.Any]],
+    ) -> Run:
+        """The steps that are left of the way back. ``now``: what the load balancers told; those that did not are left out."""
+        steps = self._swap() if self.ended and self._is_swap() else undo_steps(self.left(now), self.carried)
+        return Run(
+            rollout_id=rollout_id,
+            mode=FORWARD if self.ended else UNDO,
+            action="undo",
+            plan=Plan(self.plan.strategy, self._release(), self.plan.backends, self.plan.members, steps),
+            lbs=tuple(lbs),
+            settings=settings,
+            releases=self.target,
+            previous=self.current,
+            deploy_key=self.deploy_key,
+            out=() if self.ended else tuple(self._out(now)),
+            addresses=addresses,
+        )
+
+    def left(self, now: Answers) -> list[tuple[str, ...]]:
+        """The groups of ``deployed`` without those members that are back: on their old release, and in rotation."""
+        members = {member.key: member for member in self.plan.members}
+        seen = _fleet.releases(
+            self.plan.members, {lb: answer["records"] for lb, answer in now.items()}, self.deploy_key
+        )
+        back = {
+            key
+            for key, member in members.items()
+            if self.target.get(key) is not None and seen[key] == self.target[key] and _everywhere_in(member, now)
+        }
+        return [tuple(key for key in group if key not in back) for group in self.deployed]
+
+    def _out(self, now: Answers) -> list[str]:
+        touched = {key for group in self.deployed for key in group if key in self.carried}
+        return [member.key for member in self.plan.members if member.key in touched and not _everywhere_in(member, now)]
+
+    def _is_swap(self) -> bool:
+        """Whether what carried is still there as it was, so that only traffic goes back."""
+        touched = {key for group in self.deployed for key in group}
+        return bool(self.carried) and not touched & set(self.carried)
+
+    def _swap(self) -> tuple[Step, ...]:
+        old = [member for member in self.plan.members if member.key in self.carried]
+        tracks = list(dict.fromkeys(member.track for member in old))
+        if len(tracks) != 1 or not tracks[0]:
+            raise PlanError(
+                f"rollout {self.rollout_id} is no swap of two tracks; give the way back with rollout_steps."
+            )
+        others = {member.track: 0.0 for member in self.plan.members if member.track != tracks[0]}
+        keys = tuple(member.key for member in old)
+        return Step("probe", keys, track=tracks[0]), Step("traffic", shares={tracks[0]: 100.0, **others})
+
+    def _release(self) -> str:
+        targets = {self.target.get(key) for key in self.carried} - {None}
+        return str(targets.pop()) if len(targets) == 1 else "as before"
+
+
+def _everywhere_in(member: Member, now: Answers) -> bool:
+    servers = [
+        _fleet.servers_of(answer, backend).get(name)
+        for answer in now.values()
+        for backend, name in member.servers.items()
+    ]
+    return all(server is not None and _fleet.carries(server) for server in servers)
+
+
+def back_from(answers: Answers, backends: t.Sequence[str]) -> Recovery | None:
+    """The rollout to take back: the one that holds a lock, or else the last one. None where nothing is recorded.
+
+    Raises PlanError where a record cannot be read as what a rollout writes.
+    """
+    records = {lb: _last(answer, backends) for lb, answer in answers.items()}
+    known = {lb: record for lb, record in records.items() if record is not None}
+    if not known:
+        return None
+    holders = [rollout_id for answer in answers.values() for rollout_id in _holders(answer)]
+    wanted = next(
+        (record["rollout_id"] for record in known.values() if record["rollout_id"] in holders),
+        max(known.values(), key=lambda record: str(record["at"]))["rollout_id"],
+    )
+    own = {lb: record for lb, record in known.items() if record["rollout_id"] == wanted}
+    return _recovery(wanted, own, wanted in holders)
+
+
+def _last(answer: t.Mapping[str, t.Any], backends: t.Sequence[str]) -> t.Mapping[str, t.Any] | None:
+    for backend in backends:
+        record = (answer["records"].get(backend) or {}).get("rollout")
+        if record:
+            return t.cast("t.Mapping[str, t.Any]", record)
+    return None
+
+
+def _holders(answer: t.Mapping[str, t.Any]) -> list[str]:
+    return [record["lock"]["rollout_id"] for record in answer["records"].values() if record.get("lock")]
+
+
+def _recovery(rollout_id: str, own: t.Mapping[str, t.Mapping[str, t.Any]], locked: bool) -> Recovery:
+    begins = {lb: record["begin"] for lb, record in own.items()}
+    begin = next(iter(begins.values()))
+    try:
+        plan = Plan.from_dict(begin["plan"])
+        undoing = begin["action"] == "undo"
+        deployed = _deployed(plan, begin, own, undoing)
+        return Recovery(
+            rollout_id=rollout_id,
+            plan=plan,
+            undoing=undoing,
+            outcome=next((record["outcome"] for record in own.values() if record["outcome"]), None),
+            unfinished=locked or not all(record["ended"] for record in own.values()),
+            carried=tuple(str(key) for key in begin["carried"]),
+            target=_texts(begin["releases"] if undoing else begin["previous"]),
+            current=_texts(begin["previous"] if undoing else begin["releases"]),
+            deploy_key=str(begin["deploy_key"]),
+            deployed=deployed,
+            found={lb: _found(each["found"]) for lb, each in begins.items()},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as exc:
+        raise PlanError(f"The record of rollout {rollout_id} cannot be read: {type(exc).__name__} {exc}.") from exc
+
+
+def _deployed(
+    plan: Plan, begin: t.Mapping[str, t.Any], own: t.Mapping[str, t.Mapping[str, t.Any]], undoing: bool
+) -> tuple[tuple[str, ...], ...]:
+    """The groups that were deployed: every deploy step that any load balancer has the intent of.
+
+    A way back is always gone to its end, so all that it was for is left to do, until it is seen to be done.
+    """
+    if undoing:
+        earlier = [tuple(str(key) for key in group) for group in begin.get("deployed") or ()]
+        # They were undone from the last to the first; they still are.
+        return tuple(earlier or [step.members for step in reversed(plan.steps) if step.kind == "deploy"])
+    begun = {
+        event["step"]
+        for record in own.values()
+        for event in record["events"]
+        if event.get("kind") == "deploy" and isinstance(event.get("step"), int) and event.get("mode") != UNDO
+    }
+    return tuple(step.members for number, step in enumerate(plan.steps) if step.kind == "deploy" and number in begun)
+
+
+def _texts(values: t.Mapping[str, t.Any]) -> dict[str, str | None]:
+    return {str(key): None if value is None else str(value) for key, value in values.items()}
+
+
+def _found(values: t.Mapping[str, t.Any]) -> Found:
+    return {
+        str(backend): {
+            str(name): {
+                "weight": int(server["weight"]),
+                "state": str(server["state"]),
+                "base": int(server["base"]),
+                "agent": bool(server["agent"]),
+                "address": None if server["address"] is None else str(server["address"]),
+                "port": None if server["port"] is None else int(server["port"]),
+            }
+            for name, server in servers.items()
+        }
+        for backend, servers in values.items()
+    }

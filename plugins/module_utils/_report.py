@@ -1,0 +1,89 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""The last message of a rollout that failed or was taken back: the cause with its numbers, what is true now, what to do."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
+from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run
+
+Results = t.Sequence[t.Mapping[str, t.Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """``ok``: everything is as it was before; ``keep_lock``: a person has to decide before the next rollout."""
+
+    outcome: str
+    message: str
+    ok: bool
+    keep_lock: bool
+
+
+def make(
+    run: Run,
+    cause: str,
+    restored: Results,
+    recovery: t.Mapping[str, t.Any],
+    concluded: t.Mapping[str, t.Any],
+    on_failure: str,
+) -> Report:
+    """``restored``: what restoring traffic returned per load balancer; ``concluded``: the last step of the way back, if any."""
+    back, left = _traffic(run, restored)
+    undo = _undo_problem(recovery, concluded)
+    problems = [*left, *([undo] if undo else [])]
+    head = f"release {run.plan.release} ({run.plan.strategy}) failed: {cause}" if cause else ""
+    traffic = (
+        f"traffic is back to what was safe on {', '.join(back)}" if back else "traffic was restored on no load balancer"
+    )
+    retry = "mend this, then run the playbook steady.rollout.rollback again"
+    if on_failure == "hold":
+        words = [head, traffic, *problems, "the hosts are held as they are; take all back with steady.rollout.rollback"]
+        return Report("paused" if not problems else "rollback_failed", _sentence(words), False, True)
+    if problems:
+        return Report("rollback_failed", _sentence([head, traffic, *problems, retry]), False, True)
+    if run.action == "undo" and run.mode != UNDO:
+        # A way back that failed is not rolled back: the release that was to go is still there.
+        touched = bool(recovery.get("steps"))
+        return Report("rollback_failed", _sentence([head, traffic, retry]), False, touched)
+    hosts = f"hosts went back: {recovery['words']}" if recovery.get("steps") else "no host had to go back"
+    return Report("rolled_back", _sentence([head, traffic, hosts]), True, False)
+
+
+def _traffic(run: Run, restored: Results) -> tuple[list[str], list[str]]:
+    """Load balancers whose traffic is safe; and what is wrong with the others, in words."""
+    answers = {answer["item"]["lb"]: answer for answer in restored if isinstance(answer.get("item"), t.Mapping)}
+    back, left = [], []
+    for lb in run.lbs:
+        answer = answers.get(lb.name)
+        if answer is None or bad(answer):
+            left.append(f"TRAFFIC WAS NOT RESTORED on {lb.name}: {why(answer)}")
+            continue
+        back.append(lb.name)
+        left += [
+            f"{lb.name} leaves {backend}/{server} out of rotation: {reason}"
+            for backend, servers in (answer.get("out") or {}).items()
+            for server, reason in servers.items()
+        ]
+    return back, left
+
+
+def _undo_problem(recovery: t.Mapping[str, t.Any], concluded: t.Mapping[str, t.Any]) -> str:
+    if not recovery:
+        return "what the hosts run was not looked at"
+    if recovery.get("problem"):
+        return str(recovery["problem"])
+    if not recovery.get("steps"):
+        return ""
+    if concluded.get("mode") == UNDO and concluded.get("ok") and concluded.get("index") == recovery["steps"][-1]:
+        return ""
+    return f"the way back stopped at {concluded.get('words', 'its first step')}: {concluded.get('problem') or 'it did not run'}"
+
+
+def _sentence(parts: t.Sequence[str]) -> str:
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,149 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""One poll of a step that watches: what the load balancers told, what probes said, and whether both are as they should.
+
+Pure: the time is given. The counters are judged by _watch; here is what a rollout adds: weights and states must still be what
+was told, a load balancer that does not answer is a failure after some polls, and the share is judged after a shift.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.steady.rollout.plugins.module_utils import _watch
+from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Settings
+from ansible_collections.steady.rollout.plugins.module_utils._share import observe
+
+Results = t.Sequence[t.Mapping[str, t.Any]]
+# Polls in a row that a load balancer may leave unanswered, as while it is restarted.
+UNANSWERED = 3
+
+
+def poll(
+    settings: Settings,
+    told: t.Mapping[str, t.Any],
+    readings: Results,
+    probes: Results,
+    previous: t.Mapping[str, t.Any],
+    now: float,
+) -> dict[str, t.Any]:
+    """{key, verdict, reason, line, done, next, ...}: data that the next poll is given. Once done it stays as it is."""
+    key = told["key"]
+    known = previous if previous.get("key") == key else {}
+    if known.get("done"):
+        return {**known, "again": True}
+    watch = told["watch"]
+    started = float(known.get("started") or now)
+    elapsed = now - started
+    answers = {str(answer["item"]["lb"]): answer for answer in readings if isinstance(answer.get("item"), t.Mapping)}
+    good = {lb: answer for lb, answer in answers.items() if not bad(answer)}
+    silent, unanswered = _unanswered(watch, answers, known.get("unanswered") or {}, elapsed >= watch["seconds"])
+    verdict = _watch.step(
+        known.get("state") or {},
+        {lb: _reading(answer) for lb, answer in good.items()},
+        [tuple(place) for place in watch["track"]],
+        {
+            "max_error_rate": settings.max_error_rate,
+            "min_requests": settings.min_requests,
+            "require_requests": watch["require_requests"],
+            "wanted_percent": watch["wanted_percent"],
+            "name": watch["name"],
+        },
+        elapsed,
+        watch["seconds"],
+        [*silent, *_probe_failures(probes), *_strayed(watch["expected"], good)],
+    )
+    decided, reason, line = verdict.verdict, verdict.reason, verdict.line
+    if watch["of_share"] and decided != "fail":
+        decided, reason, line = _judge_share(verdict, watch, settings, elapsed)
+    return {
+        "key": key,
+        "again": False,
+        "started": started,
+        "verdict": decided,
+        "reason": reason,
+        "line": line,
+        "done": decided != "going",
+        "next": started + watch["interval"] * (int(elapsed / watch["interval"] + 0.5) + 1),
+        "state": verdict.state,
+        "unanswered": unanswered,
+    }
+
+
+def _unanswered(
+    watch: t.Mapping[str, t.Any], answers: t.Mapping[str, t.Mapping[str, t.Any]], known: t.Mapping[str, int], last: bool
+) -> tuple[list[str], dict[str, int]]:
+    """Load balancers that have been silent for too long, in words; and how long each has been, in polls."""
+    counts = {
+        lb: 0 if lb in answers and not bad(answers[lb]) else int(known.get(lb, 0)) + 1 for lb in watch["expected"]
+    }
+    words = [
+        f"{lb} did not answer {count} polls in a row: {why(answers.get(lb))}"
+        for lb, count in counts.items()
+        if count >= UNANSWERED or (count and last)
+    ]
+    return words, counts
+
+
+def _reading(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    servers = [
+        {"backend": backend, **server}
+        for backend, told in answer["backends"].items()
+        for server in told["servers"]
+        if not server["backup"]
+    ]
+    return {"pid": answer["process"]["pid"], "servers": servers}
+
+
+def _probe_failures(probes: Results) -> list[str]:
+    return [
+        f"probed from {answer['item']['lb']}: {why(answer)}" for answer in probes if bad(answer) and "item" in answer
+    ]
+
+
+def _strayed(
+    expected: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]],
+    answers: t.Mapping[str, t.Mapping[str, t.Any]],
+) -> list[str]:
+    """Servers that are not what they were told to be: a reload forgot it, or somebody changed it."""
+    words = []
+    for lb, answer in answers.items():
+        for backend, told in answer["backends"].items():
+            for server in told["servers"]:
+                wanted = expected[lb].get(backend, {}).get(server["name"])
+                if wanted is not None and _differs(server, wanted):
+                    words.append(
+                        f"{lb} has {backend}/{server['name']} {server['own_state']} with weight {server['weight']} instead of "
+                        f"{wanted['state']}{'' if wanted['weight'] is None else ' with weight ' + str(wanted['weight'])}: "
+                        "it was reloaded without its state, or somebody else changed it"
+                    )
+    return words[:3]
+
+
+def _differs(server: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]) -> bool:
+    if server["own_state"] != wanted["state"]:
+        return True
+    return wanted["state"] == "ready" and wanted["weight"] is not None and server["weight"] != wanted["weight"]
+
+
+def _judge_share(
+    verdict: _watch.Verdict, watch: t.Mapping[str, t.Any], settings: Settings, elapsed: float
+) -> tuple[str, str, str]:
+    """Whether traffic went where the weights say: told as soon as it is certain, and at the end when there were too few."""
+    mine, rest = int(verdict.state["mine"][0]), int(verdict.state["rest"][0])
+    seen = observe(mine, mine + rest, float(watch["wanted_percent"]), settings.share_tolerance)
+    line = f"{watch['name']} gets {seen.words}"
+    if seen.verdict == "ok":
+        return "pass", seen.words, line
+    if elapsed < watch["seconds"]:
+        return "going", "", line
+    if seen.verdict == "few":
+        return "pass", seen.words, f"{line}; too few requests to tell"
+    return (
+        "fail",
+        f"{line}: cookies or stick tables may bind clients to the old side; see rollout_share_tolerance",
+        line,
+    )

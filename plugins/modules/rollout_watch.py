@@ -1,0 +1,71 @@
+#!/usr/bin/python
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# What it does is in the action plugin of the same name.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout_watch
+short_description: Judge one poll of a step that watches
+version_added: 0.1.0
+description:
+  - A part of the role C(steady.rollout.rollout), of no use by itself; it may change at any time.
+  - Waits until the next poll is due.
+author:
+  - steady.rollout developers (@steady-rollout)
+extends_documentation_fragment:
+  - steady.rollout.attributes
+  - steady.rollout.attributes.actiongroup_rollout
+attributes:
+  check_mode:
+    support: full
+    details:
+      - It changes nothing.
+  diff_mode:
+    support: N/A
+    details:
+      - It changes nothing.
+  idempotent:
+    support: full
+options:
+  run:
+    description:
+      - The rollout.
+    type: dict
+    required: true
+  told:
+    description:
+      - The step at hand.
+    type: dict
+    required: true
+  readings:
+    description:
+      - What the load balancers told.
+    type: list
+    elements: dict
+    default: []
+  probes:
+    description:
+      - What probes said.
+    type: list
+    elements: dict
+    default: []
+  previous:
+    description:
+      - What the poll before returned.
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = r"""
+- name: See the role
+  steady.rollout.rollout_watch:
+    run: "{{ run }}"
+    told: "{{ told }}"
+"""
+
+RETURN = r"""
+"""
