@@ -57,7 +57,8 @@ class Driver(t.Protocol):
     def lock_name(self, backend: str) -> str:
         """Names the backend on this host, for locks and pointers."""
 
-    def read(self, backends: t.Sequence[str]) -> Reading: ...
+    def read(self, backends: t.Sequence[str]) -> Reading:
+        """Raises where the load balancer cannot be read, or has no such backend."""
 
     def check(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> None:
         """Refuse what can be judged without asking the load balancer."""

@@ -70,8 +70,13 @@ class Records:
         except (KeyError, TypeError, ValueError) as exc:
             raise self._damaged(LOCK) from exc
 
-    def take(self, holder: Holder) -> None:
-        self._store(LOCK, holder.as_dict())
+    def take(self, holder: Holder, name: str) -> None:
+        """``name``: what the backend is locked under on this host (see _lock)."""
+        self._store(LOCK, {**holder.as_dict(), "name": name})
+
+    def is_of(self, name: str) -> bool:
+        """Whether the lock is of the backend that is locked under ``name``: two HAProxy of a host may have the same backend."""
+        return (self._load(LOCK) or {}).get("name") == name
 
     def release(self) -> None:
         self._folder.remove(LOCK)
@@ -248,18 +253,28 @@ def unpoint(name: str) -> None:
         os.unlink(_pointer(name, _lock.known_folder()))
 
 
-def held(name: str) -> Holder | None:
-    """The rollout that holds what is locked under ``name``. A pointer to records that are gone, or free, is nothing."""
+def held(name: str, backend: str) -> Holder | None:
+    """The rollout that holds ``backend``, locked under ``name``. A pointer to records that are gone, or free, is nothing.
+
+    Pointers do not outlive a reboot; then the lock is found only in the folder where records are kept by default. A user
+    who may not look there keeps none there.
+    """
     pointed = _pointed(name)
-    if pointed is None:
-        return None
-    with looked_at(*pointed) as records:
-        return records.holder() if records else None
+    holder = _holder(name, *pointed) if pointed else None
+    if holder is None:
+        with contextlib.suppress(StateError):
+            holder = _holder(name, DEFAULT_STATE_DIR, backend)
+    return holder
+
+
+def _holder(name: str, state_dir: str, backend: str) -> Holder | None:
+    with looked_at(state_dir, backend) as records:
+        return records.holder() if records and records.is_of(name) else None
 
 
 def refuse_held(name: str, backend: str) -> None:
     """For calls without a fence. Raises StateError while a rollout holds the backend."""
-    holder = held(name)
+    holder = held(name, backend)
     if holder:
         raise StateError(
             f"{holder.words()} holds backend {backend} on this load balancer. Wait for its end, or set force: true to "

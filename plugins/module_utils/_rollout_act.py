@@ -142,7 +142,7 @@ def _exclude(stack: contextlib.ExitStack, driver: Driver, backend: str, patience
 def _admitted(act: Act, driver: Driver, records: Records) -> Holder | None:
     """Who holds the backend now. Raises StateError unless that is nobody, this rollout, or the one that is taken over."""
     holder = records.holder()
-    for found in (holder, fence.held(driver.lock_name(records.backend))):
+    for found in (holder, fence.held(driver.lock_name(records.backend), records.backend)):
         if found and found.rollout_id not in (act.rollout_id, act.take_over):
             raise _refused(found, records.backend)
     return holder
@@ -164,7 +164,7 @@ def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, d
         record["took_over"] = previous.as_dict()
     records.write("begin", act.rollout_id, record)
     fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
-    records.take(holder)
+    records.take(holder, driver.lock_name(records.backend))
     done.changed = True
     done.lines.append(_lock_lines(records.backend, previous, holder))
 
@@ -173,7 +173,7 @@ def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | No
     """As it was before; on a disk that is full as far as it goes, and a lock without its rollout can be taken over."""
     with contextlib.suppress(StateError):
         if previous:
-            records.take(previous)
+            records.take(previous, driver.lock_name(records.backend))
         else:
             records.release()
             fence.unpoint(driver.lock_name(records.backend))
@@ -336,7 +336,7 @@ def _foresee_begin(act: Act, driver: Driver, backend: str, done: Done) -> None:
         raise StateError(f"{problem}. Nothing was changed.")
     with fence.looked_at(act.state_dir, backend) as records:
         previous = _admitted(act, driver, records) if records else None
-    elsewhere = fence.held(driver.lock_name(backend))
+    elsewhere = fence.held(driver.lock_name(backend), backend)
     if elsewhere and elsewhere.rollout_id not in (act.rollout_id, act.take_over):
         raise _refused(elsewhere, backend)
     if not (previous and previous.rollout_id == act.rollout_id and act.take_over is None):

@@ -35,7 +35,7 @@ attributes:
 options:
   rollout_id:
     description:
-      - The rollout that acts. 1 to 100 letters, digits and characters of C(_ . : @ -).
+      - The rollout that acts. 1 to 100 letters, digits and the characters C(_.:@-).
     type: str
     required: true
   act:

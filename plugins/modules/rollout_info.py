@@ -166,7 +166,8 @@ def unsettled(reading: Reading, awaited: t.Sequence[t.Sequence[str]]) -> list[st
     """How those of the awaited servers look that are not healthy beyond doubt."""
     known = {(name, server["name"]): server for name, told in reading.backends.items() for server in told["servers"]}
     late = []
-    for place in map(tuple, awaited):
+    for backend, name in awaited:
+        place = (backend, name)
         server = known.get(place)
         if server is None:
             late.append(f"{'/'.join(place)} is not there")

@@ -16,7 +16,9 @@ import threading
 import typing as t
 
 import pytest
+from ansible_collections.steady.rollout.plugins.module_utils import _fence as rollout_fence
 from ansible_collections.steady.rollout.plugins.module_utils._driver import HaproxyDriver
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import lock_name
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, perform, result
@@ -224,6 +226,20 @@ def test_a_call_without_a_fence_can_be_forced(rollout: Controller) -> None:
 def test_a_call_without_a_fence_is_free_again_after_the_end(rollout: Controller) -> None:
     rollout("end", outcome="promoted")
     assert by_hand(rollout.lab)["changed"]
+
+
+def test_the_backend_is_still_held_after_a_reboot(rollout: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/run is empty then; the records are where they are kept by default."""
+    monkeypatch.setattr(f"{rollout_fence.__name__}.DEFAULT_STATE_DIR", rollout.state_dir)
+    rollout_fence.unpoint(lock_name(rollout.lab.socket, "shop"))
+    with pytest.raises(StateError, match=r"rollout r1 .* holds backend shop .* force: true"):
+        by_hand(rollout.lab)
+
+
+def test_another_haproxy_of_the_host_is_not_held(rollout: Controller, start: t.Callable[..., Lab]) -> None:
+    other = start()
+    other.wait_status("UP", "web1", "web2", "web3")
+    assert by_hand(other)["changed"]
 
 
 def test_records_that_are_gone_hold_nothing(rollout: Controller) -> None:
