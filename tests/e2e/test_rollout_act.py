@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -341,6 +342,28 @@ def test_bad_input_is_refused_and_nothing_is_written(rollout: Controller, option
 def test_a_rollout_id_that_is_none_is_refused(shop: Lab) -> None:
     with pytest.raises(StateError, match="rollout_id 'a b' must be"):
         Controller(shop, "a b")("begin")
+
+
+def test_a_killed_shift_leaves_an_intent_and_no_fence(rollout: Controller) -> None:
+    lab = rollout.lab
+    lab.apps[2].healthy = False
+    lab.ask("set server shop/web3 state maint")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            rollout("shift", servers={"shop": [{"name": "web3", "state": "ready"}]}, record={"step": 4})
+        os._exit(0)
+    try:
+        poll(lambda: lab.raw()["web3"][1] == DRAIN, "the shift has begun")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    found = rollout.records()["rollout"]
+    assert (found["step"], rollout.events()) == (4, [("intent", "shift")])
+    second = Controller(lab, "r2")
+    second("begin", take_over="r1")
+    assert second("restore")["out"] == {}
+    assert lab.raw() == {"web1": (10, READY), "web2": (10, READY), "web3": (10, DRAIN)}
 
 
 # The way back
