@@ -36,6 +36,7 @@ QUICK: dict[str, t.Any] = {
     "rollout_analysis": {"interval": 0.3, "max_error_rate": 5, "min_requests": 20},
     "blue_green_bake": 2,
     "rolling_healthy_deadline": 4,
+    "rolling_max_unavailable": "50%",
     "rolling_min_healthy_time": 1,
 }
 GENTLE = 40.0  # requests/s to each load balancer: enough to judge a release by
