@@ -79,7 +79,8 @@ def targets(safe: t.Mapping[str, t.Any]) -> dict[str, Target]:
     found = {}
     for name, given in safe.items():
         weight, state = (given.get("weight"), given.get("state")) if isinstance(given, dict) else (None, None)
-        if state not in STATES or not (weight is None or (type(weight) is int and 0 <= weight <= MAX_WEIGHT)):
+        number = isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= MAX_WEIGHT
+        if state not in STATES or not (weight is None or number):
             raise HaproxyError(
                 f"the safe state of server {name} is {given!r}, which is no weight from 0 to {MAX_WEIGHT} with one of the "
                 f"states {', '.join(STATES)}"
