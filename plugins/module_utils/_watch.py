@@ -74,7 +74,7 @@ def step(
     share = observe(tally.mine[0], tally.mine[0] + tally.rest[0], float(wanted["wanted_percent"]))
     verdict, reason = _judge(poll, tally, wanted, elapsed >= total_seconds, probe_failures)
     line = (
-        f"{elapsed:.0f} s of {total_seconds:.0f} s: {wanted['name']} {tally.mine[0]} requests, {_errors(tally.mine)} errors"
+        f"{min(elapsed, total_seconds):.0f} s of {total_seconds:.0f} s: {wanted['name']} {tally.mine[0]} requests, {_errors(tally.mine)} errors"
         f" ({_rate(tally.mine):.1f} %), {wanted['rest_name']} {tally.rest[0]} requests"
     )
     if share.share is not None:
