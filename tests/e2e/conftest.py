@@ -14,7 +14,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
 
 from e2e import lab as haproxy_lab
 from e2e.lab import Lab
-from e2e.rollouts import Rollouts
+from e2e.rollouts import COLOURS, Rollouts, rest_green
 from e2e.shop import SHOP, VERSIONS
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
@@ -98,16 +98,7 @@ def start_rollouts(tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., Rollout
 @pytest.fixture
 def start_blue_green(start_rollouts: t.Callable[..., Rollouts]) -> t.Callable[..., Rollouts]:
     """As `start_rollouts`: web1 and web2 are blue and live, web3 and web4 are green and idle."""
-
-    def start(**given: t.Any) -> Rollouts:
-        tracks = {"web1": "blue", "web2": "blue", "web3": "green", "web4": "green"}
-        shop = start_rollouts(**{"apps": 4, "tracks": tracks, **given})
-        for host, track in shop.tracks.items():
-            if track == "green":
-                shop.fleet.set_state(host, "drain")
-        return shop
-
-    return start
+    return lambda **given: rest_green(start_rollouts(**{"apps": 4, "tracks": COLOURS, **given}))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import typing as t
 from local_fleet.fleet import Fleet
 from local_fleet.layout import DEPLOY, LOAD_BALANCERS, Options
 from local_fleet.load import Load, Loadable, Profile
-from local_fleet.tally import Terms
+from local_fleet.tally import Summary, Terms
 
 HERE = pathlib.Path(__file__).resolve().parent
 RUN_SECONDS = 120.0
@@ -39,6 +39,7 @@ QUICK: dict[str, t.Any] = {
     "rolling_max_unavailable": "50%",
     "rolling_min_healthy_time": 1,
 }
+COLOURS = {"web1": "blue", "web2": "blue", "web3": "green", "web4": "green"}
 GENTLE = 40.0  # requests/s to each load balancer: enough to judge a release by
 
 # The local fleet's deploy, as a task of a test's own.
@@ -412,6 +413,37 @@ class Rollouts:
         return self._stack.enter_context(Watch(self.fleet))
 
 
+def rest_green(shop: Rollouts) -> Rollouts:
+    """Have the green servers carry nothing, so that blue is live."""
+    for host, track in shop.tracks.items():
+        if track == "green":
+            shop.fleet.set_state(host, "drain")
+    return shop
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a rollout under load did, kept for several tests to look at: it takes its time."""
+
+    result: Result
+    started: t.Sequence[tuple[str, str]]  # (host, release) of every start of an app by the rollout, in this order
+    releases: t.Mapping[str, str | None]  # what each app host runs in the end
+    carrying: t.Mapping[str, set[str]]  # who carries in the end, by load balancer
+    answering: t.Mapping[str, set[str]]  # the releases that answer in the end, by load balancer
+    watch: Watch
+    summary: Summary
+
+
+def see(shop: Rollouts, name: str, release: str, **variables: t.Any) -> Seen:
+    """Roll out under load, and keep what it did."""
+    before, watch, load = len(shop.starts()), shop.watch(), shop.load()
+    result = shop.run(name, rollout_hosts="app", rollout_release=release, **variables)
+    now = {name: carrying(shop.fleet, name) for name in LOAD_BALANCERS}
+    answers = {name: answering(shop.fleet, name) for name in LOAD_BALANCERS}
+    load.stop()
+    return Seen(result, shop.starts()[before:], shop.releases(), now, answers, watch, load.summary())
+
+
 def carrying(fleet: Fleet, load_balancer: str) -> set[str]:
     """The servers that take new requests on a load balancer."""
     rows = fleet.servers(load_balancer)
@@ -443,6 +475,7 @@ class Watch:
     def __init__(self, fleet: Fleet) -> None:
         self.seen: dict[str, list[frozenset[str]]] = {name: [] for name in LOAD_BALANCERS}
         self._fleet = fleet
+        self._hosts = fleet.app_hosts
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -464,7 +497,7 @@ class Watch:
 
     def out(self) -> list[set[str]]:
         """Every set of servers that did not carry on some load balancer, each once, in the order they came."""
-        everybody = set(self._fleet.app_hosts)
+        everybody = set(self._hosts)
         found: list[set[str]] = []
         for seen in self.seen.values():
             for now in seen:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 import pytest
 
 from e2e.lab import poll
-from e2e.rollouts import RELEASE, Rollouts
-from local_fleet.layout import BACKEND, LOAD_BALANCERS, TEMPLATE
+from e2e.rollouts import COLOURS, RELEASE, Rollouts, Seen, rest_green, see
+from local_fleet.layout import BACKEND, LOAD_BALANCERS, TEMPLATE, Options
 
 BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 
@@ -19,19 +20,42 @@ BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 # --- A good release
 
 
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """A good release on the idle colour."""
+    with Rollouts(tmp_path_factory.mktemp("promoted"), Options(apps=4, tracks=COLOURS), {}, {}) as shop:
+        return see(rest_green(shop), "blue_green", "2.0.0")
+
+
 @pytest.mark.core
-def test_the_idle_colour_gets_the_release_and_all_traffic(blue_green: Rollouts) -> None:
-    blue_green.load()
-    blue_green.blue_green("2.0.0").expect(0, "promoted")
-    blue_green.expect_traffic("2.0.0", GREEN)
+def test_a_good_release_is_promoted(promoted: Seen) -> None:
+    promoted.result.expect(0, "promoted")
+    assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
 
 
-def test_the_old_colour_stays_as_it_was(blue_green: Rollouts) -> None:
-    blue_green.load()
-    started = blue_green.starts()
-    blue_green.blue_green("2.0.0").expect(0, "promoted")
-    assert {blue_green.releases()[host] for host in BLUE} == {"1.0.0"}
-    assert {host for host, _release in blue_green.starts()[len(started) :]} == GREEN
+@pytest.mark.core
+def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> None:
+    for name in LOAD_BALANCERS:
+        assert promoted.carrying[name] == GREEN
+        assert promoted.answering[name] == {"2.0.0"}
+
+
+@pytest.mark.core
+def test_the_old_colour_stays_as_it_was(promoted: Seen) -> None:
+    assert {promoted.releases[host] for host in BLUE} == {"1.0.0"}
+    assert {host for host, _release in promoted.started} == GREEN
+
+
+@pytest.mark.core
+def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
+    # While one takes over from the other, both do.
+    seen = [now for name in LOAD_BALANCERS for now in promoted.watch.seen[name]]
+    assert not [now for now in seen if not (now >= BLUE or now >= GREEN)]
+
+
+@pytest.mark.core
+def test_the_share_that_was_seen_is_told(promoted: Seen) -> None:
+    assert re.search(r"100 % of \d+ requests|observed share", promoted.result.output), promoted.result.output
 
 
 def test_the_next_release_goes_to_the_other_colour(blue_green: Rollouts) -> None:
@@ -40,21 +64,6 @@ def test_the_next_release_goes_to_the_other_colour(blue_green: Rollouts) -> None
     blue_green.blue_green("3.0.0").expect(0, "promoted")
     blue_green.expect_traffic("3.0.0", BLUE)
     assert {blue_green.releases()[host] for host in GREEN} == {"2.0.0"}
-
-
-def test_one_colour_carries_all_at_every_moment(blue_green: Rollouts) -> None:
-    blue_green.load()
-    watch = blue_green.watch()
-    blue_green.blue_green("2.0.0").expect(0, "promoted")
-    # While one takes over from the other, both do.
-    assert not [seen for name in LOAD_BALANCERS for seen in watch.seen[name] if not (seen >= BLUE or seen >= GREEN)]
-
-
-def test_the_share_that_was_seen_is_told(blue_green: Rollouts) -> None:
-    blue_green.load()
-    said = blue_green.blue_green("2.0.0").expect(0, "promoted").output
-    assert "observed share" in said
-    assert "100 %" in said
 
 
 def test_a_bake_without_any_traffic_is_no_pass(blue_green: Rollouts) -> None:

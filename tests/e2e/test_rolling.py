@@ -9,28 +9,40 @@ import typing as t
 
 import pytest
 
-from e2e.rollouts import RELEASE, Rollouts, carrying
-from local_fleet.layout import LOAD_BALANCERS
+from e2e.rollouts import RELEASE, Rollouts, Seen, carrying, see
+from local_fleet.layout import LOAD_BALANCERS, Options
 
 HOSTS = ["web1", "web2", "web3", "web4"]
 UNHEALTHY = {"behaviour": "unhealthy"}
 
 
-def batches(shop: Rollouts, since: int, release: str) -> list[str]:
-    """The hosts that got a release after the first `since` starts, in this order."""
-    return [host for host, started in shop.starts()[since:] if started == release]
-
-
 # --- A good release
 
 
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """A good release, host by host."""
+    with Rollouts(tmp_path_factory.mktemp("promoted"), Options(apps=4), {"rolling_batches": 1}, {}) as shop:
+        return see(shop, "rolling", "2.0.0")
+
+
 @pytest.mark.core
-def test_every_host_gets_the_release_out_of_rotation_one_by_one(rolling: Rollouts) -> None:
-    since, watch = len(rolling.starts()), rolling.watch()
-    rolling.rolling("2.0.0").expect(0, "promoted")
-    rolling.expect_traffic("2.0.0", HOSTS)
-    assert batches(rolling, since, "2.0.0") == HOSTS
-    assert [out for out in watch.out() if out] == [{host} for host in HOSTS]
+def test_a_good_release_is_promoted(promoted: Seen) -> None:
+    promoted.result.expect(0, "promoted")
+    assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
+
+
+@pytest.mark.core
+def test_every_host_gets_the_release_in_the_order_of_the_play(promoted: Seen) -> None:
+    assert promoted.started == [(host, "2.0.0") for host in HOSTS]
+
+
+@pytest.mark.core
+def test_every_host_is_out_of_rotation_one_by_one_and_back_in_the_end(promoted: Seen) -> None:
+    assert [out for out in promoted.watch.out() if out] == [{host} for host in HOSTS]
+    for name in LOAD_BALANCERS:
+        assert promoted.carrying[name] == set(HOSTS)
+        assert promoted.answering[name] == {"2.0.0"}
 
 
 @pytest.mark.parametrize(
@@ -85,34 +97,36 @@ def test_check_mode_shows_the_plan_and_changes_nothing(rolling: Rollouts) -> Non
 # --- A bad one
 
 
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """A release that does not become healthy on the third of four hosts."""
+    hosts = {"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}}
+    with Rollouts(tmp_path_factory.mktemp("rolled_back"), Options(apps=4), {"rolling_batches": 1}, hosts) as shop:
+        return see(shop, "rolling", "2.0.0")
+
+
 @pytest.mark.core
-def test_hosts_already_done_go_back_in_reverse_order(start_rollouts: t.Callable[..., Rollouts]) -> None:
-    shop = start_rollouts(
-        apps=4,
-        variables={"rolling_batches": 1},
-        hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
-    )
-    since = len(shop.starts())
-    result = shop.rolling("2.0.0").expect(2, "rolled_back")
-    shop.expect_traffic("1.0.0", HOSTS)
-    assert batches(shop, since, "2.0.0") == ["web1", "web2", "web3"]
-    assert batches(shop, since, "1.0.0") == ["web3", "web2", "web1"]
+def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> None:
+    result = rolled_back.result.expect(2, "rolled_back")
     assert "web3" in result.message
+    assert "503" in result.message
 
 
-def test_no_more_hosts_are_out_in_the_undo_than_before(start_rollouts: t.Callable[..., Rollouts]) -> None:
-    shop = start_rollouts(
-        apps=4,
-        variables={"rolling_batches": 1},
-        hosts={"web3": {"fleet_behaviours": {"2.0.0": UNHEALTHY}}},
-    )
-    watch = shop.watch()
-    load = shop.load()
-    shop.rolling("2.0.0").expect(2, "rolled_back")
+@pytest.mark.core
+def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
+    new = [(host, "2.0.0") for host in ("web1", "web2", "web3")]
+    old = [(host, "1.0.0") for host in ("web3", "web2", "web1")]
+    assert rolled_back.started == [*new, *old]
+    for name in LOAD_BALANCERS:
+        assert rolled_back.carrying[name] == set(HOSTS)
+        assert rolled_back.answering[name] == {"1.0.0"}
+
+
+@pytest.mark.core
+def test_hosts_go_back_without_a_lost_request(rolled_back: Seen) -> None:
     # The host that failed is out, and one more while it goes back.
-    assert all(len(out) <= 2 for out in watch.out()), watch.out()
-    load.stop()
-    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
+    assert all(len(out) <= 2 for out in rolled_back.watch.out()), rolled_back.watch.out()
+    assert (rolled_back.summary.lost, rolled_back.summary.harmed) == (0, 0), rolled_back.summary.examples
 
 
 def test_the_last_host_failing_is_a_failure(start_rollouts: t.Callable[..., Rollouts]) -> None:

@@ -87,7 +87,7 @@ def test_control_variables_that_differ_between_hosts_are_refused(blue_green: Rol
     blue_green.write_inventory(
         lambda inventory: inventory["all"]["children"]["app"]["hosts"]["web2"].update(blue_green_bake=7)
     )
-    refuses(blue_green.blue_green("2.0.0"), "blue_green_bake", "web2")
+    refuses(blue_green.blue_green("2.0.0"), "bake", "web1", "web2")
 
 
 def test_a_colour_without_hosts_is_refused(blue_green: Rollouts, refuses: Refuses) -> None:
