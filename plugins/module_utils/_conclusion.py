@@ -20,6 +20,7 @@ def lb_problems(
     """What went wrong on load balancers, and on which."""
     problems: list[str] = []
     failed: list[str] = []
+    unanswered: dict[str, list[str]] = {}
     # A step that watches looks at its probes poll by poll.
     expected = [("lbs", acts), ("probes", probes if told["watch"] is None else None), ("looks", looks)]
     for name, results in expected:
@@ -30,7 +31,9 @@ def lb_problems(
             answer = answers.get(asked["lb"])
             if answer is None or bad(answer):
                 failed.append(asked["lb"])
-                problems.append(f"{asked['lb']}: {why(answer)}")
+                for told_why in reasons(answer):
+                    unanswered.setdefault(told_why, []).append(asked["lb"])
+        problems = [f"{', '.join(lbs)}: {told_why}" for told_why, lbs in unanswered.items()]
         if problems:
             break  # what was asked next was not even tried, or could not work
     return problems, failed
@@ -47,6 +50,18 @@ def why(answer: t.Mapping[str, t.Any] | None) -> str:
     if answer.get("unreachable"):
         return f"unreachable ({text})"
     return text or "failed without a word"
+
+
+def reasons(answer: t.Mapping[str, t.Any] | None) -> list[str]:
+    """Why, in words that are the same for the same failure seen from several load balancers."""
+    failures: dict[str, list[str]] = {}
+    for target in (answer or {}).get("targets") or ():
+        reason = str((target.get("last_failure") or {}).get("reason") or "did not answer in time")
+        if target.get("health") != "up":
+            failures.setdefault(reason, []).append(str(target.get("name")))
+    if not failures:
+        return [why(answer)]
+    return [f"the probe of {', '.join(names)} failed: {_short(reason)}" for reason, names in failures.items()]
 
 
 def watch_problems(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _watch
-from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
+from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, reasons, why
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Settings
 from ansible_collections.steady.rollout.plugins.module_utils._share import observe
 
@@ -99,9 +99,8 @@ def _reading(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 
 def _probe_failures(probes: Results) -> list[str]:
-    return [
-        f"probed from {answer['item']['lb']}: {why(answer)}" for answer in probes if bad(answer) and "item" in answer
-    ]
+    failed = [answer for answer in probes if bad(answer) and "item" in answer]
+    return [f"from {answer['item']['lb']}, {reason}" for answer in failed for reason in reasons(answer)]
 
 
 def _strayed(
