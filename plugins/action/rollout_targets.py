@@ -34,7 +34,7 @@ class ActionModule(RolloutAction):
     def _targets(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         play = self._play(task_vars)
         hostvars = task_vars["hostvars"]
-        told = {host: hostvars[host].get("__rollout_host") or {} for host in play.hosts}
+        told = {host: hostvars[host].get("__rollout_host") or {} for host in play.batch}
         answered = {host: given for host, given in told.items() if "control" in given}
         if not answered:
             raise Refused("no host of the play told its variables")
@@ -45,7 +45,8 @@ class ActionModule(RolloutAction):
         names = control["load_balancers"] if isinstance(control["load_balancers"], (list, tuple)) else []
         reach = {str(name): self._reach(hostvars, str(name), task_vars) for name in names if name in hostvars}
         targets = _preflight.make_targets(play, control, own, reach)
-        deploy, tasks_file = self._find_deploy(control["deploy"], task_vars)
+        rolls = targets.action in ("run", "rollback")
+        deploy, tasks_file = self._find_deploy(control["deploy"], task_vars) if rolls else (None, None)
         return {
             "targets": targets.as_dict(),
             "lbs": [{**how_to_reach(lb), "backends": list(targets.backends)} for lb in targets.lbs],

@@ -81,8 +81,9 @@ def host_problems(
     problems = []
     for host in told["hosts"]:
         marker = markers.get(host) or {}
-        now = (marker.get("rollout"), marker.get("mode"), marker.get("step"))
-        if now != (rollout_id, told["mode"], told["index"]):
+        # As text: ansible-core before 2.19 makes text of a number in a template.
+        now = (marker.get("rollout"), marker.get("mode"), str(marker.get("step")))
+        if now != (rollout_id, told["mode"], str(told["index"])):
             problems.append(f"{host}: did not come to the end of the deploy: unreachable, or dropped by Ansible")
         elif not marker.get("ok"):
             problems.append(f"{host}: the deploy failed: {_short(marker.get('reason')) or 'without a word'}")

@@ -31,7 +31,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._steps import parse
 
 PROVIDERS = ("haproxy",)
 STRATEGIES = ("blue_green", "rolling", "custom")
-ACTIONS = ("run", "rollback")
+# drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own.
+ACTIONS = ("run", "rollback", "drain", "admit")
 # Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
 # release once more.
 SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
@@ -101,6 +102,8 @@ def check_play(play: Play, action: str) -> None:
         raise Refused(
             f"the play uses strategy {play.strategy}, in which steps do not wait for each other; use strategy: linear"
         )
+    if action in ("drain", "admit"):
+        return
     if set(play.batch) != set(play.hosts):
         raise Refused(
             "the play uses serial, so that a rollout would see a part of the fleet only, and never take back an earlier "
@@ -146,7 +149,7 @@ def make_targets(
     """Check what the variables say. ``reach``: {lb: {provider, socket, state_dir}}, for hosts of the inventory."""
     action = str(control["action"])
     if action not in ACTIONS:
-        raise Refused(f"rollout_action is {action!r}; it can be {' or '.join(ACTIONS)}")
+        raise Refused(f"rollout_action is {action!r}; it can be run or rollback")
     check_play(play, action)
     release = "" if control["release"] is None else str(control["release"])
     if action == "run" and not release.strip():
@@ -163,7 +166,8 @@ def make_targets(
     _check_reach(play, present, reach)
     try:
         settings = _settings(control)
-        _check_strategy(control)
+        if action == "run":
+            _check_strategy(control)
     except PlanError as exc:
         raise Refused(_lowered(exc)) from exc
     lbs = tuple(LoadBalancer(name, **{key: str(value) for key, value in reach[name].items()}) for name in present)
