@@ -32,6 +32,7 @@ SAMPLE_SECONDS = 0.02
 QUICK: dict[str, t.Any] = {
     "rollout_probe": {"path": "/health", "interval": 0.1, "rise": 2, "timeout": 1},
     "rollout_drain_timeout": 15,
+    "rollout_health_timeout": 6,
     "rollout_healthy_deadline": 4,
     "rollout_analysis": {"interval": 0.3, "max_error_rate": 5, "min_requests": 20},
     "blue_green_bake": 2,
@@ -402,7 +403,7 @@ class Rollouts:
         """Assert that on these load balancers just these servers carry, and that all answers come from a release."""
         for name in on:
             assert self.carrying(name) == set(servers), (name, self.states())
-            assert answering(self.fleet, name) == {release}, name
+            assert answering(self.fleet, name) == {release}, (name, self.releases())
 
     def place(self, host: str, name: str) -> pathlib.Path:
         """A file of a host."""
