@@ -134,7 +134,6 @@ def test_a_host_that_is_lost_in_its_batch_stays_out_and_the_others_go_back(rolli
     deploy = rolling.write_deploy(RELEASE, {"name": "Look", "ansible.builtin.ping": {}})
     result = rolling.rolling("2.0.0", rollout_deploy=deploy)
     assert result.code == 4, result.output
-    print(result.output)
     rolling.expect_traffic("1.0.0", {"web1", "web3", "web4"})
     assert "web2" in result.message
 
