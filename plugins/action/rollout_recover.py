@@ -9,7 +9,7 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
-from ansible_collections.steady.rollout.plugins.module_utils._plan import PlanError
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import back_from
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
@@ -53,5 +53,13 @@ class ActionModule(RolloutAction):
             "steps": list(range(len(back.plan.steps))),
             "kinds": [step.kind for step in back.plan.steps],
             "problem": "",
-            "words": "; ".join(step.words() for step in back.plan.steps) or "No host has to go back",
+            "words": _words(back),
         }
+
+
+def _words(back: Run) -> str:
+    """Which hosts go back to which release."""
+    groups = [step.members for step in back.plan.steps if step.kind == "deploy"]
+    releases = {back.releases.get(key) for group in groups for key in group}
+    to = f"release {releases.pop()}" if len(releases) == 1 and None not in releases else "their previous releases"
+    return f"{'; '.join(', '.join(group) for group in groups)} to {to}"

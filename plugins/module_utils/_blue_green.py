@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, PlanError, Step
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed
 
 
 def blue_green(live: t.Sequence[Member], idle: t.Sequence[Member], bake_seconds: float) -> tuple[Step, ...]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import typing as t
 
@@ -48,7 +49,7 @@ def _of_number(value: t.Any) -> float | None:
         return None
     if isinstance(value, int):
         return float(max(-1, min(value, LONGEST + 1)))  # a number too large for a float is out of range all the same
-    return value if value == value else None
+    return None if math.isnan(value) else value
 
 
 def _of_text(text: str) -> float | None:

@@ -140,7 +140,7 @@ def found(reading: Reading, backends: t.Sequence[str]) -> dict[str, dict[str, di
 
 def carries(server: t.Mapping[str, t.Any]) -> bool:
     """Whether it is in rotation by its own state and weight; whether it is healthy is another question."""
-    return server["state"] == "ready" and server["weight"] > 0
+    return bool(server["state"] == "ready" and server["weight"] > 0)
 
 
 def live_tracks(members: t.Sequence[Member], readings: t.Mapping[str, Reading]) -> dict[str, set[str]]:

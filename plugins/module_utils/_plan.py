@@ -17,8 +17,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils._duration import spelled
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError as PlanError
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed, quoted
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed, quoted
 
 KINDS = ("deploy", "probe", "traffic", "analyse", "pause", "drain", "admit")
 

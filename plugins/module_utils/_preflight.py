@@ -24,7 +24,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     shifts,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, PlanError, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
@@ -84,9 +85,11 @@ class Targets:
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Targets:
+        plain = {name: data[name] for name in ("action", "release", "deploy_key", "control", "own")}
+        lists: dict[str, t.Any] = {name: tuple(data[name]) for name in ("backends", "absent", "warnings")}
         return cls(
-            **{name: data[name] for name in ("action", "release", "deploy_key", "control", "own")},
-            **{name: tuple(data[name]) for name in ("backends", "absent", "warnings")},
+            **plain,
+            **lists,
             lbs=tuple(LoadBalancer(**lb) for lb in data["lbs"]),
             settings=Settings(**data["settings"]),
         )
@@ -170,7 +173,7 @@ def make_targets(
             _check_strategy(control)
     except PlanError as exc:
         raise Refused(_lowered(exc)) from exc
-    lbs = tuple(LoadBalancer(name, **{key: str(value) for key, value in reach[name].items()}) for name in present)
+    lbs = tuple(_reached(name, reach[name]) for name in present)
     return Targets(
         action,
         release,
@@ -182,6 +185,10 @@ def make_targets(
         own,
         _deploy_key(control["deploy"]),
     )
+
+
+def _reached(name: str, reach: t.Mapping[str, t.Any]) -> LoadBalancer:
+    return LoadBalancer(name, str(reach["provider"]), str(reach["socket"]), str(reach["state_dir"]))
 
 
 def _check_reach(play: Play, names: t.Sequence[str], reach: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:

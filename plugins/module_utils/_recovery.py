@@ -23,7 +23,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     Run,
     Settings,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, PlanError, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import undo_steps
 
 Answers = t.Mapping[str, t.Mapping[str, t.Any]]  # {lb: what rollout_info returned}

@@ -10,8 +10,8 @@ import re
 import typing as t
 from fractions import Fraction
 
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, PlanError, Step
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import quoted
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, quoted
 
 _PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%")
 _COUNT = re.compile(r"[0-9]{1,9}")

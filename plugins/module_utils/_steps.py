@@ -9,8 +9,8 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._duration import duration
-from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, PlanError, Step
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed, quoted
+from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed, quoted
 
 _TRACKS = ("blue", "green", "canary", "stable")
 

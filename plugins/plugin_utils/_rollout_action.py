@@ -12,7 +12,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 
-class RolloutAction(ActionBase):
+class RolloutAction(ActionBase):  # type: ignore[misc]  # Ansible tells no types
     """An action that decides. It needs no connection and changes nothing, so it does the same in check mode."""
 
     TRANSFERS_FILES = False

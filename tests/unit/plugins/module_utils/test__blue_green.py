@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, PlanError
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from hypothesis import given
 from hypothesis import strategies as st
 

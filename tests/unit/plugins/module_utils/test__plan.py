@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, Plan, PlanError, Step
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed, quoted
+from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed, quoted
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -8,7 +8,8 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, PlanError
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import batched, rolling, undo_steps
 from hypothesis import given
 from hypothesis import strategies as st

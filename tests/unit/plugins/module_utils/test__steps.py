@@ -7,7 +7,8 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, PlanError, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
 from hypothesis import example, given
 from hypothesis import strategies as st

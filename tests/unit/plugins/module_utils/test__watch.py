@@ -31,14 +31,14 @@ def told(*servers: dict[str, t.Any], pid: int | None = 1) -> dict[str, t.Any]:
 def watch(
     readings: t.Sequence[dict[str, t.Any]],
     total: float = 100.0,
-    settings: t.Mapping[str, t.Any] = SETTINGS,
+    settings: t.Mapping[str, t.Any] | None = None,
     each: float = 1,
 ) -> list[Verdict]:
     """The verdict after each reading, one every second; the state goes by way of JSON, as between two tasks."""
     verdicts: list[Verdict] = []
     state: dict[str, t.Any] = {}
     for number, reading in enumerate(readings):
-        verdicts.append(step(state, reading, TRACK, settings, number * each, total))
+        verdicts.append(step(state, reading, TRACK, SETTINGS if settings is None else settings, number * each, total))
         state = json.loads(json.dumps(verdicts[-1].state))
     return verdicts
 
