@@ -349,7 +349,6 @@ def _tell_probe(run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]],
         "lb": lb.name,
         "targets": list(targets.values()),
         "options": {**options, **timing},
-        "patient": patient,
         "timeout": int(timing["deadline"] + CALL_SECONDS),
     }
 

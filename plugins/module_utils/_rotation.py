@@ -91,7 +91,6 @@ def _probe(lb: LoadBalancer, answer: Reading, members: t.Sequence[Member], targe
         "lb": lb.name,
         "targets": wanted,
         "options": {**options, "deadline": targets.settings.healthy_deadline},
-        "patient": False,
         "timeout": int(targets.settings.healthy_deadline + CALL_SECONDS),
     }
 
