@@ -9,7 +9,7 @@ import time
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _conclusion
-from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, notes, unknown_releases
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, notes, unknown_releases, without
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -26,27 +26,36 @@ class ActionModule(RolloutAction):
     }
 
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
-        run, told = Run.from_dict(options["run"]), options["told"]
+        told = options["told"]
+        previous = options["previous"] if options["previous"].get("mode") == told["mode"] else {}
+        run = without(Run.from_dict(options["run"]), previous.get("lost", ()))
         step = run.plan.steps[told["index"]]
-        problems, failed = _conclusion.lb_problems(told, options["acts"], options["probes"], options["looks"])
+        problems, failed_lbs = _conclusion.lb_problems(told, options["acts"], options["probes"], options["looks"])
         if told["watch"] and told["lbs"] and not problems:
             problems += _conclusion.watch_problems(told, options["watch"], run.settings.inconclusive)
-        if options["deployed"] and told["lbs"]:
-            hostvars = task_vars["hostvars"]
-            markers = {host: dict(hostvars[host].get("__rollout_deployed") or {}) for host in told["hosts"]}
-            problems += _conclusion.host_problems(told, run.rollout_id, markers)
-            problems += [f"nobody knows which release to put back on {key}" for key in unknown_releases(run, step)]
-        stopped = not told["lbs"]
-        at = _conclusion.progress(told, options["previous"], run.mode)
+        failed_hosts = self._failed_hosts(run, told, task_vars) if options["deployed"] and told["lbs"] else {}
+        unknown = unknown_releases(run, step) if options["deployed"] else []
+        problems += [*failed_hosts.values(), *(f"nobody knows which release to put back on {key}" for key in unknown)]
+        at = _conclusion.progress(told, previous)
         problems += _conclusion.overdue(at, time.time(), run.settings.progress_deadline)
         problem = "; ".join(problems)
+        members = [run.members[key] for key in step.members]
+        bad_hosts = {*failed_hosts, *(run.members[key].host for key in unknown)}
+        lost = _conclusion.lost_members(members, options["probes"], bad_hosts) if problem else []
+        done = bool(told["lbs"])  # a step that was left out says nothing new
         return {
-            "ok": not problem and not stopped,
+            "ok": done and not problem,
             "mode": run.mode,
             "index": told["index"],
-            "problem": problem or (options["previous"].get("problem", "") if stopped else ""),
-            "words": told["words"],
-            "failed_lbs": failed,
+            "problem": problem,
+            "problems": [*previous.get("problems", ()), *([f"{told['words']}: {problem}"] if problem else ())],
+            "lost": sorted({*previous.get("lost", ()), *lost}),
+            "failed_lbs": failed_lbs,
             "progress_at": time.time() if told["kind"] == "admit" and not problem else at,
             "notes": notes(run, told, problem),
         }
+
+    def _failed_hosts(self, run: Run, told: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, str]:
+        hostvars = task_vars["hostvars"]
+        markers = {host: dict(hostvars[host].get("__rollout_deployed") or {}) for host in told["hosts"]}
+        return _conclusion.host_problems(told, run.rollout_id, markers)

@@ -15,7 +15,6 @@ import typing as t
 from ansible.utils.display import Display
 from ansible_collections.steady.rollout.plugins.module_utils import _preflight
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
-    CALL_SECONDS,
     end_state,
     how_to_reach,
     safe_at,
@@ -61,7 +60,7 @@ class ActionModule(RolloutAction):
                 **how_to_reach(lb),
                 "record": {**decision.begin, "found": lb.found},
                 "safe": None if decision.kind == "recover" else safe_at(run, lb, -1),
-                "timeout": CALL_SECONDS,
+                "timeout": int(run.settings.lb_timeout),
             }
             for lb in run.lbs
         ]
@@ -84,7 +83,7 @@ class ActionModule(RolloutAction):
                     **how_to_reach(lb),
                     "act": "restore",
                     "health_timeout": run.settings.health_timeout,
-                    "timeout": int(run.settings.health_timeout + CALL_SECONDS),
+                    "timeout": int(run.settings.health_timeout + run.settings.lb_timeout),
                 }
                 for lb in run.lbs
             ],
@@ -94,7 +93,7 @@ class ActionModule(RolloutAction):
                     "act": "end",
                     "outcome": decision.outcome,
                     "safe": end_state(run, lb),
-                    "timeout": CALL_SECONDS,
+                    "timeout": int(run.settings.lb_timeout),
                 }
                 for lb in run.lbs
             ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _report
-from ansible_collections.steady.rollout.plugins.module_utils._executor import CALL_SECONDS, Run, how_to_reach
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, how_to_reach
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -39,9 +39,11 @@ class ActionModule(RolloutAction):
                 "record": {"message": report.message},
                 "outcome": report.outcome,
                 "keep_lock": report.keep_lock,
-                "timeout": CALL_SECONDS,
+                "timeout": int(run.settings.lb_timeout),
             }
             for lb in run.lbs
+            # Where traffic was not restored the lock stays: whoever comes next must see it.
+            if lb.name in report.restored
         ]
         return {
             "outcome": report.outcome,

@@ -99,7 +99,9 @@ class ActionModule(RolloutAction):
         """The role, or the absolute path of the tasks file; refused when it is not there."""
         if "role" in deploy:
             try:
-                RoleDefinition(play=self._play_of_task(), loader=self._loader)._load_role_path(deploy["role"])
+                definition = RoleDefinition(play=self._play_of_task(), loader=self._loader)
+                definition._ds = deploy["role"]  # what its error points at
+                definition._load_role_path(deploy["role"])
             except AnsibleError as exc:
                 raise Refused(
                     f"rollout_deploy names the role {deploy['role']}, which cannot be found; install it, or give its full name "

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
+
 Results = t.Sequence[t.Mapping[str, t.Any]]
 
 
@@ -52,6 +54,18 @@ def why(answer: t.Mapping[str, t.Any] | None) -> str:
     return text or "failed without a word"
 
 
+def lost_members(members: t.Sequence[Member], probes: Results, failed_hosts: t.Collection[str]) -> list[str]:
+    """Which of the members of a step that went wrong did; all of them where that cannot be told apart."""
+    servers = {
+        str(target.get("name"))
+        for answer in probes
+        for target in answer.get("targets") or ()
+        if target.get("health") != "up"
+    }
+    lost = [m.key for m in members if m.host in failed_hosts or servers.intersection(m.servers.values())]
+    return lost or [member.key for member in members]
+
+
 def reasons(answer: t.Mapping[str, t.Any] | None) -> list[str]:
     """Why, in words that are the same for the same failure seen from several load balancers."""
     failures: dict[str, list[str]] = {}
@@ -76,23 +90,23 @@ def watch_problems(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], in
 
 def host_problems(
     told: t.Mapping[str, t.Any], rollout_id: str, markers: t.Mapping[str, t.Mapping[str, t.Any]]
-) -> list[str]:
-    """Hosts that did not come to the end of the user's role. ``markers``: {host: {rollout, mode, step, ok, reason}}."""
-    problems = []
+) -> dict[str, str]:
+    """Hosts that did not come to the end of the user's role, and how. ``markers``: {host: {rollout, mode, step, ok, reason}}."""
+    problems: dict[str, str] = {}
     for host in told["hosts"]:
         marker = markers.get(host) or {}
         # As text: ansible-core before 2.19 makes text of a number in a template.
         now = (marker.get("rollout"), marker.get("mode"), str(marker.get("step")))
         if now != (rollout_id, told["mode"], str(told["index"])):
-            problems.append(f"{host}: did not come to the end of the deploy: unreachable, or dropped by Ansible")
+            problems[host] = f"{host}: did not come to the end of the deploy: unreachable, or dropped by Ansible"
         elif not marker.get("ok"):
-            problems.append(f"{host}: the deploy failed: {_short(marker.get('reason')) or 'without a word'}")
+            problems[host] = f"{host}: the deploy failed: {_short(marker.get('reason')) or 'without a word'}"
     return problems
 
 
-def progress(told: t.Mapping[str, t.Any], previous: t.Mapping[str, t.Any], mode: str) -> float:
+def progress(told: t.Mapping[str, t.Any], previous: t.Mapping[str, t.Any]) -> float:
     """When hosts last came into rotation, or else when the steps began."""
-    if previous.get("mode") == mode and previous.get("progress_at"):
+    if previous.get("progress_at"):
         return float(previous["progress_at"])
     return float(told["at"])
 

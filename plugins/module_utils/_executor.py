@@ -12,15 +12,13 @@ any moment can be computed by whoever has the record.
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed
 from ansible_collections.steady.rollout.plugins.module_utils._weights import split
 
-# Seconds that a call may take beyond what it was told to wait: connecting to the host, starting Python.
-CALL_SECONDS = 30
 # How long the share of the traffic is observed after it was shifted, at most, and how often it is looked at.
 SHARE_SECONDS = 5.0
 SHARE_INTERVAL = 1.0
@@ -59,6 +57,7 @@ class Settings:
     min_capacity: float
     headroom: float
     share_tolerance: float
+    lb_timeout: float  # what a call may take beyond what it was told to wait
     interval: float
     max_error_rate: float
     min_requests: int
@@ -269,6 +268,18 @@ def _without_none(values: ServerState) -> dict[str, t.Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def without(run: Run, lost: t.Collection[str]) -> Run:
+    """The run with steps that leave the members ``lost`` as they are; on the way back others still can go."""
+    if not lost:
+        return run
+    steps = tuple(
+        step._replace(members=tuple(key for key in step.members if key not in lost)) for step in run.plan.steps
+    )
+    return replace(
+        run, plan=replace(run.plan, steps=steps), out=(*run.out, *(key for key in lost if key not in run.out))
+    )
+
+
 def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
     """Everything that the tasks of step ``index`` need; with ``stopped`` there is nothing to do any more."""
     step = run.plan.steps[index]
@@ -314,13 +325,13 @@ def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
         "health_timeout": settings.health_timeout,
         "allow_unchecked": settings.allow_unchecked,
         "capacity": _tell_capacity(run, lb, step),
-        "timeout": int(drain_timeout + settings.health_timeout + CALL_SECONDS),
+        "timeout": int(drain_timeout + settings.health_timeout + run.settings.lb_timeout),
     }
 
 
 def _tell_capacity(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any] | None:
-    """What must be left when servers are taken out or loaded. The way back is never refused for that."""
-    if run.mode == UNDO or step.kind not in ("drain", "deploy", "traffic"):
+    """What must be left when servers are taken out or loaded. Restoring traffic is never refused for that."""
+    if step.kind not in ("drain", "deploy", "traffic"):
         return None
     return {
         "min_percent": run.settings.min_capacity,
@@ -349,7 +360,7 @@ def _tell_probe(run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]],
         "lb": lb.name,
         "targets": list(targets.values()),
         "options": {**options, **timing},
-        "timeout": int(timing["deadline"] + CALL_SECONDS),
+        "timeout": int(timing["deadline"] + run.settings.lb_timeout),
     }
 
 
@@ -360,7 +371,7 @@ def _tell_look(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
         **how_to_reach(lb),
         "settled": [list(place) for place in places],
         "await": run.settings.health_timeout,
-        "timeout": int(run.settings.health_timeout + CALL_SECONDS),
+        "timeout": int(run.settings.health_timeout + run.settings.lb_timeout),
     }
 
 
@@ -379,7 +390,7 @@ def notes(run: Run, told: t.Mapping[str, t.Any], problem: str) -> list[dict[str,
                 "event": "result",
                 "record": record,
                 "releases": {backend: seen[backend] for backend in lb.found if backend in seen},
-                "timeout": CALL_SECONDS,
+                "timeout": int(run.settings.lb_timeout),
             }
             for lb in run.lbs
         ]

@@ -38,6 +38,22 @@ ACTIONS = ("run", "rollback", "drain", "admit")
 # release once more.
 SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
 
+PROBE_OPTIONS = (
+    "path",
+    "port",
+    "scheme",
+    "host",
+    "headers",
+    "expect",
+    "interval",
+    "timeout",
+    "rise",
+    "follow_redirects",
+    "validate_certs",
+    "ca_path",
+    "server_hostname",
+)
+
 
 class Refused(Exception):
     """The rollout may not start; nothing was changed."""
@@ -136,9 +152,10 @@ def control_of(own: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     for name in own[hosts[0]]:
         odd = [host for host in hosts if own[host].get(name) != own[hosts[0]][name]]
         if odd:
+            variable, one, other = _difference(name, own[hosts[0]][name], own[odd[0]].get(name))
             raise Refused(
-                f"{_variable(name)} differs between hosts: {hosts[0]} has {_short(own[hosts[0]][name])}, {odd[0]} has "
-                f"{_short(own[odd[0]].get(name))}; it must be the same on the whole fleet"
+                f"{variable} differs between hosts: {hosts[0]} has {_short(one)}, {odd[0]} has {_short(other)}; it must be the same "
+                "on the whole fleet"
             )
     return dict(own[hosts[0]])
 
@@ -230,6 +247,11 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
     probe = control["probe"] or {}
     if not isinstance(probe, t.Mapping):
         raise Refused(f"rollout_probe must be a map such as {{path: /health}}, not {_short(probe)}")
+    strange = [name for name in probe if name not in PROBE_OPTIONS]
+    if strange:
+        raise Refused(
+            f"rollout_probe has {_some(strange)}, which it does not know; it knows {', '.join(PROBE_OPTIONS)}"
+        )
     strategy = control["strategy"] if isinstance(control["strategy"], t.Mapping) else {}
     return Settings(
         drain_timeout=duration(control["drain_timeout"]),
@@ -241,6 +263,7 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
         min_capacity=_percent(control["min_capacity"], "rollout_min_capacity"),
         headroom=_percent(control["headroom"], "rollout_headroom"),
         share_tolerance=_percent(control["share_tolerance"], "rollout_share_tolerance"),
+        lb_timeout=max(1.0, duration(control["lb_timeout"])),
         interval=max(0.2, duration(given["interval"])),
         max_error_rate=_percent(given["max_error_rate"], "rollout_analysis.max_error_rate"),
         min_requests=_count(given["min_requests"], "rollout_analysis.min_requests"),
@@ -653,9 +676,13 @@ def _why(answer: t.Mapping[str, t.Any]) -> str:
     return f"cannot be used: {text}"
 
 
-def _variable(name: str) -> str:
-    names = {"strategy": "what the strategy is given", "limit": "--limit"}
-    return names.get(name, f"rollout_{name}")
+def _difference(name: str, one: t.Any, other: t.Any) -> tuple[str, t.Any, t.Any]:
+    """The variable of the user that differs, and its two values."""
+    if name == "strategy" and isinstance(one, t.Mapping) and isinstance(other, t.Mapping):
+        for key in one:
+            if one[key] != other.get(key) and key != "name":
+                return f"{one.get('name')}_{key}", one[key], other.get(key)
+    return f"rollout_{name}", one, other
 
 
 def _lowered(exc: Exception) -> str:

@@ -23,6 +23,7 @@ class Report:
     message: str
     ok: bool
     keep_lock: bool
+    restored: tuple[str, ...] = ()  # load balancers whose traffic is safe
 
 
 def make(
@@ -44,15 +45,15 @@ def make(
     retry = "mend this, then run the playbook steady.rollout.rollback again"
     if on_failure == "hold":
         words = [head, traffic, *problems, "the hosts are held as they are; take all back with steady.rollout.rollback"]
-        return Report("paused" if not problems else "rollback_failed", _sentence(words), False, True)
+        return Report("paused" if not problems else "rollback_failed", _sentence(words), False, True, tuple(back))
     if problems:
-        return Report("rollback_failed", _sentence([head, traffic, *problems, retry]), False, True)
+        return Report("rollback_failed", _sentence([head, traffic, *problems, retry]), False, True, tuple(back))
     if run.action == "undo" and run.mode != UNDO:
         # A way back that failed is not rolled back: the release that was to go is still there.
         touched = bool(recovery.get("steps"))
-        return Report("rollback_failed", _sentence([head, traffic, retry]), False, touched)
+        return Report("rollback_failed", _sentence([head, traffic, retry]), False, touched, tuple(back))
     hosts = f"hosts went back: {recovery['words']}" if recovery.get("steps") else "no host had to go back"
-    return Report("rolled_back", _sentence([head, traffic, hosts]), True, False)
+    return Report("rolled_back", _sentence([head, traffic, hosts]), True, False, tuple(back))
 
 
 def _traffic(run: Run, restored: Results) -> tuple[list[str], list[str]]:
@@ -80,9 +81,9 @@ def _undo_problem(recovery: t.Mapping[str, t.Any], concluded: t.Mapping[str, t.A
         return str(recovery["problem"])
     if not recovery.get("steps"):
         return ""
-    if concluded.get("mode") == UNDO and concluded.get("ok") and concluded.get("index") == recovery["steps"][-1]:
-        return ""
-    return f"the way back stopped at {concluded.get('words', 'its first step')}: {concluded.get('problem') or 'it did not run'}"
+    if concluded.get("mode") != UNDO or concluded.get("index") != recovery["steps"][-1]:
+        return "the way back of the hosts did not come to its end"
+    return "; ".join(concluded["problems"])
 
 
 def _sentence(parts: t.Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _capacity, _fleet
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, reasons, why
-from ansible_collections.steady.rollout.plugins.module_utils._executor import CALL_SECONDS, LoadBalancer, Settings
+from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer, Settings
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import Refused, Targets, addresses_of
@@ -72,7 +72,7 @@ def _tell(lb: LoadBalancer, backend: str, names: t.Sequence[str], action: str, s
         "on_drain_timeout": settings.on_drain_timeout,
         "health_timeout": settings.health_timeout,
         "allow_unchecked": settings.allow_unchecked,
-        "timeout": int(drain_timeout + settings.health_timeout + CALL_SECONDS),
+        "timeout": int(drain_timeout + settings.health_timeout + settings.lb_timeout),
     }
 
 
@@ -91,7 +91,7 @@ def _probe(lb: LoadBalancer, answer: Reading, members: t.Sequence[Member], targe
         "lb": lb.name,
         "targets": wanted,
         "options": {**options, "deadline": targets.settings.healthy_deadline},
-        "timeout": int(targets.settings.healthy_deadline + CALL_SECONDS),
+        "timeout": int(targets.settings.healthy_deadline + targets.settings.lb_timeout),
     }
 
 

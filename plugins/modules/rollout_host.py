@@ -13,7 +13,7 @@ short_description: Hand a host's variables to the executor of rollouts
 version_added: 0.1.0
 description:
   - A part of the role C(steady.rollout.rollout), of no use by itself; it may change at any time.
-  - Also shows whether the host answers: an unreachable one leaves the play.
+  - "Also shows whether the host answers: an unreachable one leaves the play."
 author:
   - steady.rollout developers (@steady-rollout)
 extends_documentation_fragment:
