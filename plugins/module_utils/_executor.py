@@ -159,7 +159,7 @@ def safe_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, Serve
         for backend, name in member.servers.items():
             server = lb.found[backend][name]
             if member.key in out:
-                if carries(server):
+                if _may_carry(server):
                     states[backend][name]["state"] = "maint"
             elif member.key in back:
                 states[backend][name] = in_rotation(server)
@@ -179,9 +179,8 @@ def expected_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, S
     for member in run.plan.members:
         if member.key in run.out:
             for backend, name in member.servers.items():
-                states[backend][name]["state"] = (
-                    "maint" if carries(lb.found[backend][name]) else states[backend][name]["state"]
-                )
+                if _may_carry(lb.found[backend][name]):
+                    states[backend][name]["state"] = "maint"
     for step in run.plan.steps[: index + 1]:
         for backend, servers in shifts(run, lb, step).items():
             for told in servers:
@@ -192,6 +191,11 @@ def expected_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, S
 def in_rotation(server: ServerState) -> ServerState:
     """A found server as it is when it carries: with its own weight, or with whatever its agent makes of it."""
     return {"weight": None if server["agent"] else server["base"], "state": "ready"}
+
+
+def _may_carry(server: ServerState) -> bool:
+    """Whether it would carry again without being told anything; an agent gives it a weight whenever it likes."""
+    return carries(server) or bool(server["state"] == "ready" and server["agent"])
 
 
 def _plain(server: ServerState) -> ServerState:
@@ -469,8 +473,22 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
 
 def watched(run: Run, step: Step) -> list[tuple[str, str]]:
     """(backend, server) of the new side: what the step names, or else what was brought in last."""
-    keys = set(step.members) or _brought_in(run, step)
+    keys = _watched_keys(run, step)
     return [place for member in run.plan.members if member.key in keys for place in member.servers.items()]
+
+
+def _watched_keys(run: Run, step: Step) -> set[str]:
+    keys = set(step.members) or _brought_in(run, step)
+    if step.kind not in WATCHES:
+        return keys
+    # Nobody checks a server in maint: that it is down there says nothing.
+    expected = expected_at(run, run.lbs[0], _place(run.plan.steps, step))
+    standing = {
+        key
+        for key in keys
+        if any(expected[backend][name]["state"] != "maint" for backend, name in run.members[key].servers.items())
+    }
+    return standing or keys
 
 
 def _brought_in(run: Run, step: Step) -> set[str]:
@@ -488,7 +506,7 @@ def _brought_in(run: Run, step: Step) -> set[str]:
 
 def _name(run: Run, step: Step) -> str:
     """What the watched servers are called: their track, or their hosts."""
-    keys = set(step.members) or _brought_in(run, step)
+    keys = _watched_keys(run, step)
     members = [member for member in run.plan.members if member.key in keys]
     tracks = {member.track for member in members}
     whole = len(tracks) == 1 and all(member.key in keys for member in run.plan.members if member.track in tracks)

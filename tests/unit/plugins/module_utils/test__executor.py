@@ -1,0 +1,440 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+import pytest
+from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
+from ansible_collections.steady.rollout.plugins.module_utils._executor import (
+    LOOK_SECONDS,
+    UNDO,
+    Run,
+    admitted_at,
+    end_state,
+    expected_at,
+    notes,
+    out_at,
+    safe_at,
+    shifts,
+    tell,
+    unknown_releases,
+    wanted_share,
+    watched,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
+from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
+from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from simulated_rollout import NEW, OLD, World, begin_of, carrying, fleet, make_run, server, settings
+
+BLUE_GREEN = fleet(4, "bbgg")
+STATES = st.builds(
+    server,
+    state=st.sampled_from(["ready", "ready", "ready", "drain", "maint"]),
+    weight=st.sampled_from([0, 1, 10, 256]),
+    agent=st.booleans(),
+)
+SIZES = st.sampled_from([1, 2, "50%", [1, "100%"]])
+
+
+@st.composite
+def members(draw: st.DrawFn, tracks: str = "") -> list[Member]:
+    """Members that serve one or two backends, and not always both."""
+    made = fleet(draw(st.integers(2, 5)))
+    found = []
+    for number, member in enumerate(made):
+        backends = draw(st.sampled_from([["shop"], ["shop"], ["api", "shop"], ["api"]])) if number else ["shop"]
+        track = draw(st.sampled_from(tracks.split(","))) if number > 1 else tracks.split(",")[min(number, 1)]
+        found.append(member._replace(servers=dict.fromkeys(backends, member.host), track=track))
+    return found
+
+
+def states(draw: st.DrawFn, fleet_of: t.Sequence[Member]) -> dict[str, dict[str, dict[str, t.Any]]]:
+    found: dict[str, dict[str, dict[str, t.Any]]] = {}
+    for member in fleet_of:
+        for backend, name in member.servers.items():
+            found.setdefault(backend, {})[name] = draw(STATES)
+    return found
+
+
+@st.composite
+def rolling_runs(draw: st.DrawFn) -> Run:
+    made = draw(members(tracks=","))
+    steps = rolling(made, draw(SIZES), None, draw(st.sampled_from([0, 10])), False)
+    return make_run(made, steps, states(draw, made), lbs=["lb1", "lb2"])
+
+
+@st.composite
+def blue_green_runs(draw: st.DrawFn) -> Run:
+    made = draw(members(tracks="blue,green"))
+    blue, green = ([one for one in made if one.track == colour] for colour in ("blue", "green"))
+    return make_run(made, blue_green(blue, green, draw(st.sampled_from([0, 300]))), states(draw, made))
+
+
+@st.composite
+def custom_runs(draw: st.DrawFn) -> Run:
+    """A plan of a user's own: steps that parse_steps lets in one after the other."""
+    made = draw(members(tracks="blue,green"))
+    found = states(draw, made)
+    names = ["blue", "green", *(member.host for member in made)]
+    on_members = st.builds(
+        lambda kind, name: {kind: name},
+        st.sampled_from(["deploy", "probe", "drain", "admit", "probe", "admit"]),
+        st.sampled_from(names),
+    )
+    moves = st.sampled_from([0, 5, 50, 100]).map(lambda percent: {"traffic": {"green": percent}})
+    waits = st.sampled_from([{"analyse": {"for": 5}}, {"pause": {"for": 5}}])
+    carried = {one.key for one in made if any(place in carrying(found) for place in one.servers.items())}
+    raw: list[t.Any] = []
+    for step in draw(st.lists(on_members | moves | waits, min_size=4, max_size=14)):
+        try:
+            parse_steps([*raw, step], made, carried)
+            raw.append(step)
+        except PlanError:
+            continue
+    assume(raw)
+    return make_run(made, parse_steps(raw, made, carried), found)
+
+
+RUNS = rolling_runs() | blue_green_runs() | custom_runs()
+
+
+def unproved(run: Run, index: int) -> set[str]:
+    """The members that were deployed before or in step ``index``, and not let in and watched to the end since."""
+    bad: set[str] = set()
+    let_in: set[str] = set()
+    for number, step in enumerate(run.plan.steps[: index + 1]):
+        if step.kind not in ("analyse", "pause") or number == index:
+            bad -= let_in if step.kind not in ("analyse", "pause") else set()
+            let_in = set() if step.kind not in ("analyse", "pause") else let_in
+        if step.kind == "deploy":
+            bad |= set(step.members)
+        elif step.kind == "admit":
+            let_in |= set(step.members)
+    return bad
+
+
+@given(RUNS)
+def test_no_unproved_release_is_ever_safe(run):
+    for lb in run.lbs:
+        for index in range(len(run.plan.steps)):
+            safe = carrying(safe_at(run, lb, index))
+            bad = {place for key in unproved(run, index) for place in run.members[key].servers.items()}
+            assert not safe & bad, (index, [step.words() for step in run.plan.steps])
+
+
+@given(RUNS)
+def test_what_carried_and_was_not_touched_is_safe_all_the_time(run):
+    touched = {key for step in run.plan.steps if step.kind == "deploy" for key in step.members}
+    for lb in run.lbs:
+        kept = {place for key, one in run.members.items() if key not in touched for place in one.servers.items()}
+        for index in range(len(run.plan.steps)):
+            assert carrying(safe_at(run, lb, -1)) & kept <= carrying(safe_at(run, lb, index))
+
+
+@given(rolling_runs())
+def test_in_a_rolling_release_something_is_safe_wherever_something_carried(run):
+    for lb in run.lbs:
+        for index in range(len(run.plan.steps)):
+            for backend in lb.found:
+                before, now = (
+                    {p for p in carrying(expected_at(run, lb, i)) if p[0] == backend} for i in (index - 1, index)
+                )
+                safe = {place for place in carrying(safe_at(run, lb, index)) if place[0] == backend}
+                assert safe or not (before and now) or run.plan.steps[index].kind in ("admit", "analyse")
+
+
+@given(blue_green_runs(), st.data())
+def test_whatever_step_a_swap_dies_in_traffic_comes_back_to_the_colour_that_carried(run, data):
+    blue = {place for one in run.plan.members if one.track == "blue" for place in one.servers.items()}
+    for lb in run.lbs:
+        for index in range(len(run.plan.steps)):
+            assert carrying(safe_at(run, lb, index)) == carrying(safe_at(run, lb, -1)) & blue
+
+
+@given(rolling_runs())
+def test_after_the_last_step_of_a_rolling_release_all_is_as_it_was_found(run):
+    for lb in run.lbs:
+        end = end_state(run, lb)
+        for backend, servers in lb.found.items():
+            for name, found in servers.items():
+                weight = None if found["agent"] else found["base"]
+                assert end[backend][name] == {"weight": weight, "state": "ready"}
+                assert found["state"] != "ready" or not found["weight"] or found["base"] == found["weight"]
+
+
+@given(RUNS, st.data())
+def test_a_server_is_told_only_what_the_load_balancer_has(run, data):
+    for lb in run.lbs:
+        for step in run.plan.steps:
+            for backend, told in shifts(run, lb, step).items():
+                assert {one["name"] for one in told} <= set(lb.found[backend])
+                assert len({one["name"] for one in told}) == len(told)
+
+
+@given(RUNS)
+def test_a_run_survives_json(run):
+    again = Run.from_dict(json.loads(json.dumps(run.as_dict())))
+    assert again.as_dict() == run.as_dict()
+    assert again.plan == run.plan
+    assert again.lbs == run.lbs
+
+
+@given(RUNS)
+def test_what_a_step_tells_survives_json_and_does_not_depend_on_what_was_told_before(run):
+    again = Run.from_dict(json.loads(json.dumps(run.as_dict())))
+    for index in reversed(range(len(run.plan.steps))):
+        assert json.loads(json.dumps(tell(again, index, False))) == json.loads(json.dumps(tell(run, index, False)))
+
+
+@given(RUNS)
+def test_only_probed_releases_are_recorded(run):
+    for index, step in enumerate(run.plan.steps):
+        for note in notes(run, tell(run, index, False), ""):
+            assert not note["releases"] or step.kind == "probe"
+
+
+@given(RUNS)
+def test_the_load_balancers_come_to_be_as_expected_after_each_step(run):
+    world = World(run)
+    world.begin(run, begin_of(run))
+    for index in range(len(run.plan.steps)):
+        world.take(run, index)
+        for lb in run.lbs:
+            states_now = world.lbs[lb.name].states()
+            for backend, servers in expected_at(run, lb, index).items():
+                for name, wanted in servers.items():
+                    known = {key: value for key, value in wanted.items() if value is not None}
+                    assert known.items() <= states_now[backend][name].items()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# by example
+
+
+def swap(bake: float = 300) -> Run:
+    found = {"shop": {f"web{i}": server("ready" if i < 3 else "drain") for i in range(1, 5)}}
+    return make_run(BLUE_GREEN, blue_green(BLUE_GREEN[:2], BLUE_GREEN[2:], bake), found)
+
+
+def roll(batch: int = 1, healthy: float = 10, **changes: t.Any) -> Run:
+    made = fleet(3)
+    return make_run(made, rolling(made, batch, None, healthy, False), **changes)
+
+
+def test_a_batch_is_safe_again_only_once_it_was_watched():
+    run = roll()
+    kinds = [step.kind for step in run.plan.steps[:6]]
+    assert kinds == ["drain", "deploy", "probe", "admit", "analyse", "drain"]
+    assert [sorted(out_at(run, index)) for index in range(6)] == [[], ["web1"], ["web1"], ["web1"], ["web1"], []]
+    assert [sorted(admitted_at(run, index)) for index in range(6)] == [[], [], [], [], [], ["web1"]]
+
+
+def test_a_host_in_deploy_is_in_maint_in_the_safe_state():
+    run = roll()
+    assert safe_at(run, run.lbs[0], 1)["shop"] == {
+        "web1": {"weight": 10, "state": "maint"},
+        "web2": {"weight": 10, "state": "ready"},
+        "web3": {"weight": 10, "state": "ready"},
+    }
+
+
+def test_before_the_first_step_what_was_found_is_safe():
+    run = swap()
+    assert safe_at(run, run.lbs[0], -1)["shop"]["web4"] == {"weight": 10, "state": "drain"}
+
+
+def test_an_agent_keeps_its_say_over_the_weight():
+    found = {"shop": {f"web{i}": server(agent=True, weight=7) for i in range(1, 4)}}
+    run = roll(found=found)
+    assert safe_at(run, run.lbs[0], 0)["shop"]["web1"] == {"weight": None, "state": "ready"}
+    assert shifts(run, run.lbs[0], run.plan.steps[3]) == {"shop": [{"name": "web1", "state": "ready"}]}
+
+
+def test_a_server_whose_agent_says_0_is_not_safe_while_it_is_in_deploy():
+    found = {"shop": {f"web{i}": server(agent=True, weight=0 if i == 1 else 7) for i in range(1, 4)}}
+    run = roll(found=found)
+    assert safe_at(run, run.lbs[0], 1)["shop"]["web1"]["state"] == "maint"
+
+
+def test_a_server_of_weight_0_gets_its_configured_weight_when_it_is_let_in():
+    found = {"shop": {f"web{i}": server(weight=0, base=20) for i in range(1, 4)}}
+    run = roll(found=found)
+    assert shifts(run, run.lbs[0], run.plan.steps[3]) == {"shop": [{"name": "web1", "weight": 20, "state": "ready"}]}
+
+
+def test_a_swap_gives_all_to_one_side_and_drains_the_other():
+    run = swap()
+    assert shifts(run, run.lbs[0], run.plan.steps[2])["shop"] == [
+        {"name": "web3", "weight": 10, "state": "ready"},
+        {"name": "web4", "weight": 10, "state": "ready"},
+        {"name": "web1", "state": "drain"},
+        {"name": "web2", "state": "drain"},
+    ]
+
+
+def test_shares_become_weights_of_both_sides():
+    run = make_run(BLUE_GREEN, [Step("traffic", shares={"green": 25.0, "blue": 75.0})])
+    told = {one["name"]: one for one in shifts(run, run.lbs[0], run.plan.steps[0])["shop"]}
+    green, blue = (sum(told[name]["weight"] for name in names) for names in (("web3", "web4"), ("web1", "web2")))
+    assert 100 * green / (green + blue) == pytest.approx(25, abs=1)
+    assert {one["state"] for one in told.values()} == {"ready"}
+
+
+def test_a_side_that_carries_all_again_has_its_own_weights_again():
+    run = make_run(BLUE_GREEN, [Step("traffic", shares={"green": s, "blue": 100 - s}) for s in (5.0, 0.0)])
+    states_then = expected_at(run, run.lbs[0], 1)["shop"]
+    assert [states_then[f"web{i}"]["state"] for i in range(1, 5)] == ["ready", "ready", "drain", "drain"]
+    assert [states_then[f"web{i}"]["weight"] for i in (1, 2)] == [10, 10]
+
+
+def test_members_that_were_out_when_the_way_back_began_stay_out_until_it_lets_them_in():
+    run = roll(healthy=0, mode=UNDO, action="undo", out=("web1", "web2"))
+    assert expected_at(run, run.lbs[0], -1)["shop"]["web2"]["state"] == "maint"
+    assert safe_at(run, run.lbs[0], 3)["shop"]["web2"]["state"] == "maint"
+    assert safe_at(run, run.lbs[0], 4)["shop"]["web1"]["state"] == "ready"
+
+
+def test_a_step_that_follows_a_failure_tells_nothing():
+    told = tell(roll(), 1, True)
+    assert (told["lbs"], told["hosts"], told["probes"], told["looks"], told["watch"]) == ([], {}, [], [], None)
+    assert told["words"].endswith("left out, as the step before it failed")
+
+
+def test_each_host_of_a_deploy_step_is_told_what_to_put_there_and_what_was_there():
+    told = tell(roll(batch=2), 1, False)["hosts"]
+    assert told["web2"] == {"release": NEW, "previous": OLD, "action": "deploy", "track": "", "member": "web2"}
+    assert sorted(told) == ["web1", "web2"]
+
+
+def test_a_host_whose_release_nobody_knows_is_told_nothing_and_named():
+    run = roll(batch=2, releases={"web1": OLD, "web2": None, "web3": OLD})
+    assert list(tell(run, 1, False)["hosts"]) == ["web1"]
+    assert unknown_releases(run, run.plan.steps[1]) == ["web2"]
+    assert unknown_releases(run, run.plan.steps[2]) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "act", "drain", "capacity"),
+    [(0, "shift", 30.0, True), (1, "shift", 30.0, True), (2, "shift", 0.0, False), (4, "note", 0.0, False)],
+)
+def test_a_step_says_how_long_a_load_balancer_may_take(index, act, drain, capacity):
+    (asked,) = tell(roll(), index, False)["lbs"]
+    assert (asked["act"], asked["drain_timeout"], asked["capacity"] is not None) == (act, drain, capacity)
+    assert asked["timeout"] == drain + 30 + 30
+
+
+def test_the_intent_of_a_step_names_it_and_its_mode():
+    (asked,) = tell(roll(mode=UNDO), 1, False)["lbs"]
+    assert asked["record"] == {"kind": "deploy", "members": ["web1"], "step": 1, "mode": UNDO}
+
+
+def test_a_probe_is_of_each_address_once_and_patient():
+    made = [one._replace(servers={"shop": one.host, "api": one.host}) for one in fleet(2)]
+    found = {b: {f"web{i}": server(address=f"10.0.0.{i}", port=80) for i in (1, 2)} for b in ("shop", "api")}
+    run = make_run(made, [Step("probe", ("web1", "web2"))], found, addresses={"web2": (None, 8080)})
+    (asked,) = tell(run, 0, False)["probes"]
+    places = [(one["address"], one["port"]) for one in asked["targets"]]
+    assert places == [("10.0.0.1", 80), ("10.0.0.2", 8080)]
+    assert asked["options"] == {"path": "/health", "rise": 3, "deadline": 300.0}
+
+
+def test_a_port_of_the_probe_beats_all_others():
+    run = roll(settings=settings(probe={"port": 9000}), addresses={"web1": ("10.9.9.9", 8080)})
+    (asked,) = tell(run, 2, False)["probes"]
+    assert (asked["targets"][0]["address"], asked["targets"][0]["port"]) == ("10.9.9.9", 9000)
+    assert "port" not in asked["options"]
+
+
+def test_while_watching_one_good_answer_in_a_few_seconds_is_enough():
+    (asked,) = tell(roll(), 4, False)["probes"]
+    assert (asked["options"]["rise"], asked["options"]["deadline"]) == (1, LOOK_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "polls"), [(10, 10, 2), (10, 3, 5), (10, 60, 2), (0.5, 10, 2), (300, 10, 31)]
+)
+def test_a_watch_reads_at_its_start_after_each_interval_and_at_its_end(seconds, interval, polls):
+    run = roll(healthy=seconds, settings=settings(interval=interval))
+    told = tell(run, 4, False)
+    assert told["watch"]["polls"] == polls
+    assert told["polls"] == list(range(polls))
+
+
+def test_a_bake_watches_the_new_side_and_needs_requests():
+    watch = tell(swap(), 3, False)["watch"]
+    assert watch["track"] == [["shop", "web3"], ["shop", "web4"]]
+    assert (watch["require_requests"], watch["of_share"], watch["name"], watch["wanted_percent"]) == (
+        True,
+        False,
+        "green",
+        100.0,
+    )
+
+
+def test_a_shift_observes_the_share():
+    watch = tell(swap(), 2, False)["watch"]
+    assert (watch["of_share"], watch["name"], watch["wanted_percent"]) == (True, "green", 100.0)
+
+
+def test_the_share_that_is_wanted_follows_from_the_weights():
+    run = roll()
+    step = run.plan.steps[4]
+    assert wanted_share(run, run.lbs[0].found, step, expected_at(run, run.lbs[0], 4)) == pytest.approx(100 / 3)
+
+
+def test_a_pause_watches_what_was_brought_in_last():
+    made = fleet(3)
+    raw = [{"drain": "web1"}, {"deploy": "web1"}, {"probe": "web1"}, {"admit": "web1"}, {"pause": {"for": 5}}]
+    run = make_run(made, parse_steps(raw, made))
+    assert watched(run, run.plan.steps[4]) == [("shop", "web1")]
+
+
+def test_a_pause_does_not_watch_what_carries_nothing():
+    made = fleet(3)
+    run = make_run(made, parse_steps([{"drain": "web1"}, {"deploy": "web1"}, {"pause": {"for": 5}}], made))
+    assert watched(run, run.plan.steps[2]) == [("shop", "web2"), ("shop", "web3")]
+
+
+def test_a_pause_does_not_watch_what_was_taken_out_again():
+    made = fleet(4, "bbgg")
+    raw = [*({kind: "green"} for kind in ("deploy", "probe")), {"traffic": {"green": 100}}, {"drain": "web4"}]
+    run = make_run(made, parse_steps([*raw, {"pause": {"for": 5}}], made))
+    assert watched(run, run.plan.steps[4]) == [("shop", "web3")]
+
+
+def test_an_analysis_of_a_side_without_traffic_still_watches_its_health():
+    raw = [{"deploy": "green"}, {"probe": "green"}, {"analyse": {"for": 5}}]
+    run = make_run(BLUE_GREEN, parse_steps(raw, BLUE_GREEN))
+    assert watched(run, run.plan.steps[2]) == [("shop", "web3"), ("shop", "web4")]
+
+
+def test_the_result_of_a_step_is_noted_on_every_load_balancer_with_its_problem():
+    run = roll(lbs=["lb1", "lb2"])
+    told = notes(run, tell(run, 1, False), "web1: the deploy failed")
+    assert [note["lb"] for note in told] == ["lb1", "lb2"]
+    assert told[0]["record"] == {
+        "step": 1,
+        "mode": "forward",
+        "kind": "deploy",
+        "ok": False,
+        "problem": "web1: the deploy failed",
+    }
+
+
+def test_a_probe_that_failed_records_no_release():
+    run = roll()
+    assert notes(run, tell(run, 2, False), "no answer")[0]["releases"] == {}
+    assert notes(run, tell(run, 2, False), "")[0]["releases"] == {"shop": {"web1": {"role:shop.release": NEW}}}
+
+
+def test_a_step_that_was_left_out_is_not_noted():
+    run = roll()
+    assert notes(run, tell(run, 1, True), "the step before failed") == []
