@@ -173,6 +173,21 @@ def end_state(run: Run, lb: LoadBalancer) -> dict[str, dict[str, ServerState]]:
 
 def expected_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, ServerState]]:
     """What the servers should be once steps up to ``index`` have told what they tell; a weight of None is not ours."""
+    states = _at_first(run, lb)
+    for step in run.plan.steps[: index + 1]:
+        _apply(states, shifts(run, lb, step))
+    return states
+
+
+def walk(run: Run, lb: LoadBalancer) -> t.Iterator[tuple[int, Step, dict[str, dict[str, ServerState]]]]:
+    """Each step with its number and what the servers should be before it; good only until the next one is asked for."""
+    states = _at_first(run, lb)
+    for index, step in enumerate(run.plan.steps):
+        yield index, step, states
+        _apply(states, shifts(run, lb, step))
+
+
+def _at_first(run: Run, lb: LoadBalancer) -> dict[str, dict[str, ServerState]]:
     states: dict[str, dict[str, ServerState]] = {
         backend: {name: _plain(server) for name, server in servers.items()} for backend, servers in lb.found.items()
     }
@@ -181,11 +196,13 @@ def expected_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, S
             for backend, name in member.servers.items():
                 if _may_carry(lb.found[backend][name]):
                     states[backend][name]["state"] = "maint"
-    for step in run.plan.steps[: index + 1]:
-        for backend, servers in shifts(run, lb, step).items():
-            for told in servers:
-                states[backend][told["name"]].update({name: told[name] for name in ("weight", "state") if name in told})
     return states
+
+
+def _apply(states: dict[str, dict[str, ServerState]], told: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> None:
+    for backend, servers in told.items():
+        for one in servers:
+            states[backend][one["name"]].update({name: one[name] for name in ("weight", "state") if name in one})
 
 
 def in_rotation(server: ServerState) -> ServerState:

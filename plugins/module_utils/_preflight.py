@@ -20,8 +20,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LoadBalancer,
     Run,
     Settings,
-    expected_at,
     shifts,
+    walk,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
@@ -503,15 +503,15 @@ def _all_in_rotation(members: t.Sequence[Member], answers: t.Mapping[str, Readin
 def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
     """Walk through the plan on what is healthy now; each act is judged again, on what is true then, by the module."""
     for lb in run.lbs:
-        for index, step in enumerate(run.plan.steps):
+        for index, step, before in walk(run, lb):
             if step.kind not in ("drain", "deploy", "traffic"):
                 continue
-            before = expected_at(run, lb, index - 1)
             for backend, told in shifts(run, lb, step).items():
                 servers = _as_if(answers[lb.name], backend, lb, before[backend], run)
                 meant = {name for name, server in lb.found[backend].items() if carries(server)}
+                meant.update(each["name"] for each in told)
                 problem = _capacity.changing(
-                    {name: server for name, server in servers.items() if name in meant.union(e["name"] for e in told)},
+                    {name: server for name, server in servers.items() if name in meant},
                     {each["name"]: each for each in told},
                     run.settings.min_capacity,
                     run.settings.headroom,
