@@ -27,12 +27,14 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         return see(rest_green(shop), "blue_green", "2.0.0")
 
 
+@pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
 def test_a_good_release_is_promoted(promoted: Seen) -> None:
     promoted.result.expect(0, "promoted")
     assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
 
 
+@pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
 def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> None:
     for name in LOAD_BALANCERS:
@@ -40,12 +42,14 @@ def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> Non
         assert promoted.answering[name] == {"2.0.0"}
 
 
+@pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
 def test_the_old_colour_stays_as_it_was(promoted: Seen) -> None:
     assert {promoted.releases[host] for host in BLUE} == {"1.0.0"}
     assert {host for host, _release in promoted.started} == GREEN
 
 
+@pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
 def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
     # While one takes over from the other, both do.
@@ -53,6 +57,7 @@ def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
     assert not [now for now in seen if not (now >= BLUE or now >= GREEN)]
 
 
+@pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
 def test_the_share_that_was_seen_is_told(promoted: Seen) -> None:
     assert re.search(r"100 % of \d+ requests|observed share", promoted.result.output), promoted.result.output

@@ -21,6 +21,8 @@ import pytest
 from local_fleet.fleet import poll
 from local_fleet.supervisor import is_running
 
+pytestmark = pytest.mark.alone
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 180.0  # after the set-up
 SET_UP_SECONDS = 100.0

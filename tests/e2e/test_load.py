@@ -363,6 +363,8 @@ def test_the_generator_ends_with_its_owner(fleet: Fleet) -> None:
 import sys
 from local_fleet.fleet import RunningFleet
 from local_fleet.load import Load
+
+pytestmark = pytest.mark.alone
 with Load(RunningFleet.open({fleet.directory!r})) as load:
     print(load.pid, flush=True)
     sys.stdin.read()

@@ -422,6 +422,7 @@ def detached() -> t.Iterator[str]:
         cli(directory, "down")
 
 
+@pytest.mark.xdist_group("detached")
 @pytest.mark.core
 def test_the_local_inventory_reaches_the_fleet_that_up_started(detached: str) -> None:
     inventory = str(ROOT / "inventories" / "local")
@@ -438,6 +439,7 @@ def test_the_local_inventory_reaches_the_fleet_that_up_started(detached: str) ->
     assert found.count("rc=0") == 2
 
 
+@pytest.mark.xdist_group("detached")
 def test_the_command_line_deploys_tells_and_ends(detached: str) -> None:
     fleet = RunningFleet.open(detached)
     pids = [pid for host in fleet.status().values() for pid in host["pids"]]
@@ -453,6 +455,7 @@ def test_the_command_line_deploys_tells_and_ends(detached: str) -> None:
     assert "no fleet runs" in cli(detached, "status").stderr
 
 
+@pytest.mark.xdist_group("detached")
 def test_up_does_not_take_over_a_running_fleet(detached: str) -> None:
     number = RunningFleet.open(detached).layout.number
     again = cli(detached, "up", f"--number={number}")

@@ -26,17 +26,20 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         return see(shop, "rolling", "2.0.0")
 
 
+@pytest.mark.xdist_group("test_rolling_promoted")
 @pytest.mark.core
 def test_a_good_release_is_promoted(promoted: Seen) -> None:
     promoted.result.expect(0, "promoted")
     assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
 
 
+@pytest.mark.xdist_group("test_rolling_promoted")
 @pytest.mark.core
 def test_every_host_gets_the_release_in_the_order_of_the_play(promoted: Seen) -> None:
     assert promoted.started == [(host, "2.0.0") for host in HOSTS]
 
 
+@pytest.mark.xdist_group("test_rolling_promoted")
 @pytest.mark.core
 def test_every_host_is_out_of_rotation_one_by_one_and_back_in_the_end(promoted: Seen) -> None:
     assert [out for out in promoted.watch.out() if out] == [{host} for host in HOSTS]
@@ -105,6 +108,7 @@ def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         return see(shop, "rolling", "2.0.0")
 
 
+@pytest.mark.xdist_group("test_rolling_rolled_back")
 @pytest.mark.core
 def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> None:
     result = rolled_back.result.expect(2, "rolled_back")
@@ -112,6 +116,7 @@ def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> Non
     assert "503" in result.message
 
 
+@pytest.mark.xdist_group("test_rolling_rolled_back")
 @pytest.mark.core
 def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
     new = [(host, "2.0.0") for host in ("web1", "web2", "web3")]
@@ -122,6 +127,7 @@ def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
         assert rolled_back.answering[name] == {"1.0.0"}
 
 
+@pytest.mark.xdist_group("test_rolling_rolled_back")
 @pytest.mark.core
 def test_hosts_go_back_without_a_lost_request(rolled_back: Seen) -> None:
     # The host that failed is out, and one more while it goes back.

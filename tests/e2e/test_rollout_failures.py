@@ -25,6 +25,7 @@ SOON = {"rolling_batches": 1}
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_release_that_is_never_healthy_gets_no_traffic(blue_green: Rollouts) -> None:
     load = blue_green.load()
     bad = {"2.0.0": {"behaviour": "unhealthy"}}
@@ -44,13 +45,15 @@ def test_a_release_that_dies_in_the_bake_is_swapped_back(blue_green: Rollouts, t
     blue_green.expect_traffic("1.0.0", BLUE)
     assert "green" in result.message or "web3" in result.message or "web4" in result.message
     load.stop()
-    assert load.summary().lost == 0, load.summary().examples
+    # All that carried died at once: until the swap back nobody could answer. It ends with the swap back.
+    assert {record.release for record in load.records()[-40:]} == {"1.0.0"}
 
 
 # --- The user's tasks
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_deploy_that_fails_on_one_host_moves_no_traffic(start_blue_green: t.Callable[..., Rollouts]) -> None:
     shop = start_blue_green(hosts={"web4": {"fleet_behaviours": {"2.0.0": {"behaviour": "crash_on_start"}}}})
     result = shop.blue_green("2.0.0").expect(2, "rolled_back")
@@ -61,6 +64,7 @@ def test_a_deploy_that_fails_on_one_host_moves_no_traffic(start_blue_green: t.Ca
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_run_once_task_that_fails_fails_the_deploy(blue_green: Rollouts) -> None:
     deploy = blue_green.write_deploy(RELEASE, {**FAIL, "run_once": True})
     result = blue_green.blue_green("2.0.0", rollout_deploy=deploy).expect(2, "rolled_back")
@@ -69,6 +73,7 @@ def test_a_run_once_task_that_fails_fails_the_deploy(blue_green: Rollouts) -> No
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_handler_that_fails_fails_the_deploy(blue_green: Rollouts) -> None:
     change = {"name": "Change", "ansible.builtin.debug": {}, "changed_when": True, "notify": "Fail"}
     when = "rollout_deploy_release == '2.0.0'"
@@ -85,7 +90,9 @@ def test_a_handler_runs_in_its_step_and_not_again_after_the_undo(blue_green: Rol
     bad = {"2.0.0": {"behaviour": "unhealthy"}}
     result = blue_green.blue_green("2.0.0", "--force-handlers", rollout_deploy=deploy, fleet_behaviours=bad)
     result.expect(2, "rolled_back")
-    handled = [(entry["host"], entry["message"]) for entry in result.entries if entry.get("task") == "Restart"]
+    handled = [
+        (entry["host"], entry["message"]) for entry in result.entries if str(entry.get("task")).endswith("Restart")
+    ]
     assert len([one for one in handled if one[1] == "2.0.0"]) == len(GREEN)
     assert handled[: len(GREEN)] == [one for one in handled if one[1] == "2.0.0"]
 
@@ -108,6 +115,7 @@ def test_the_second_host_of_a_batch_that_fails_takes_the_batch_back(
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_host_that_is_unreachable_from_the_start_stops_everything(blue_green: Rollouts) -> None:
     blue_green.gate.cut("web3")
     started = blue_green.starts()
@@ -118,6 +126,7 @@ def test_a_host_that_is_unreachable_from_the_start_stops_everything(blue_green: 
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_host_that_is_lost_in_the_deploy_of_a_colour_moves_no_traffic(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     gate.at(lambda host: host == "web4" and runs(blue_green.fleet, "web3", "2.0.0"), lambda: gate.cut("web4"))
@@ -128,6 +137,7 @@ def test_a_host_that_is_lost_in_the_deploy_of_a_colour_moves_no_traffic(blue_gre
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_host_that_is_lost_in_its_batch_stays_out_and_the_others_go_back(rolling: Rollouts) -> None:
     gate = rolling.gate
     gate.at(lambda host: host == "web2" and runs(rolling.fleet, "web2", "2.0.0"), lambda: gate.cut("web2"))
@@ -159,6 +169,7 @@ def test_a_host_that_is_lost_in_the_undo_stays_out_and_the_others_go_back(
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_load_balancer_that_is_unreachable_from_the_start_stops_everything(blue_green: Rollouts) -> None:
     blue_green.gate.cut("lb2")
     started = blue_green.starts()
@@ -176,6 +187,7 @@ def test_a_load_balancer_that_is_known_to_be_absent_is_done_without(blue_green: 
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_load_balancer_that_is_lost_in_the_swap_takes_the_swap_back(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     blue_green.load()
@@ -197,6 +209,7 @@ def test_a_load_balancer_that_is_lost_in_the_swap_takes_the_swap_back(blue_green
 
 
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_load_balancer_that_is_lost_in_the_rescue_does_not_keep_the_other_from_it(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     blue_green.load()

@@ -17,6 +17,8 @@ from e2e.rollouts import Rollouts
 from local_fleet.load import Load
 from local_fleet.tally import Terms
 
+pytestmark = pytest.mark.alone
+
 VERSIONS = [
     pytest.param("oldest", marks=pytest.mark.containers),
     pytest.param("newest", marks=pytest.mark.containers),

@@ -19,6 +19,8 @@ from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
 from local_fleet.load import Load, Profile
 
+pytestmark = pytest.mark.alone
+
 VERSIONS = [
     pytest.param("oldest", marks=pytest.mark.containers),
     pytest.param("newest", marks=pytest.mark.containers),

@@ -210,17 +210,35 @@ def unit(run: Run) -> None:
 
 
 def e2e(run: Run) -> None:
-    """Real load balancers under load; tests marked `core` on the oldest ansible-core too."""
-    system.need(["git", "haproxy"])
+    """Real load balancers under load; tests marked `core` and `pattern` on other ansible-cores too."""
+    system.need(["git", "haproxy", "wrk"])
     main = run.main_environment()
     extra = collection.extra_collections(run.root, main)
     with _docker_for(run, main, "tests/e2e"):
-        found = [_pytest(run, main, "tests/e2e", extra)]
-        if _mentions(run.root / "tests/e2e", re.compile(r"\bmark\.core\b")):
-            oldest = run.oldest_environment()
-            if oldest is not None:
-                found.append(_pytest(run, oldest, "tests/e2e", extra, marks="core"))
+        found = []
+        for environment, marks in _e2e_environments(run, main):
+            # Most of a test is waiting for Ansible; those that measure, or use all there is, come after the others.
+            for alone, flags in (("not alone", _WORKERS), ("alone", [])):
+                together = " and ".join(mark for mark in (marks, alone) if mark)
+                found.append(_pytest(run, environment, "tests/e2e", extra, marks=together, flags=flags))
     _fail_if_none(run, found)
+
+
+def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[environments.Environment, str]]:
+    """The environments to run tests in, each with the mark of those tests."""
+    chosen = [(main, "")]
+    oldest = run.oldest_environment()
+    if oldest is not None:
+        chosen.append((oldest, "core"))
+    between = environments.open_environment(run.root, "core219")
+    if between is None:
+        run.notice("No Python 3.11, 3.12 or 3.13 is here for ansible-core 2.19; it is not tested.")
+    elif between.name != main.name:
+        chosen.append((between, "pattern"))
+    return chosen
+
+
+_WORKERS = ("-n", "2", "--dist", "loadgroup")
 
 
 def benchmarks(run: Run) -> None:
