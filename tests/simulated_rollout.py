@@ -11,6 +11,7 @@ import json
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _journal, _preflight
+from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
     LoadBalancer,
@@ -23,8 +24,13 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     tell,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Play, Targets
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
+from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
+from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
+from hypothesis import assume
+from hypothesis import strategies as st
 
 OLD, NEW = "1.0.0", "2.0.0"
 DEPLOY_KEY = "role:shop.release"
@@ -160,7 +166,7 @@ def carrying(states: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]) -> s
         (backend, name)
         for backend, servers in states.items()
         for name, told in servers.items()
-        if told["state"] == "ready" and (told["weight"] is None or told["weight"] > 0)
+        if told["state"] == "ready" and (told["weight"] is None or told["weight"] > 0 or told.get("agent"))
     }
 
 
@@ -219,7 +225,10 @@ class SimulatedLb:
 
     def states(self) -> dict[str, dict[str, dict[str, t.Any]]]:
         return {
-            backend: {name: {"weight": one["weight"], "state": one["state"]} for name, one in servers.items()}
+            backend: {
+                name: {"weight": one["weight"], "state": one["state"], "agent": one["agent"]}
+                for name, one in servers.items()
+            }
             for backend, servers in self.servers.items()
         }
 
@@ -334,7 +343,6 @@ class World:
 
     def rescue(self, run: Run) -> Run:
         """What the rescue of a rollout does; returns the way back that it went."""
-        self.kill_at = None
         self.restore(run)
         back = self.recovery(run.plan.backends).run(
             run.rollout_id, run.lbs, run.settings, self.answers(), run.addresses
@@ -347,7 +355,6 @@ class World:
         """What a run of the rollback playbook does with a rollout that another run left."""
         assert decision.kind == "recover"
         assert decision.run is not None
-        self.kill_at = None
         self.begin(decision.run, decision.begin, decision.take_over)
         return self.rescue(decision.run)
 
@@ -365,3 +372,77 @@ def begin_of(run: Run) -> dict[str, t.Any]:
         if any(place in carrying(lb.found) for lb in run.lbs for place in member.servers.items())
     ]
     return _preflight._begin(run, keys)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# runs for properties
+
+STATES = st.builds(
+    server,
+    state=st.sampled_from(["ready", "ready", "ready", "drain", "maint"]),
+    weight=st.sampled_from([0, 1, 10, 256]),
+    agent=st.booleans(),
+)
+SIZES = st.sampled_from([1, 2, "50%", [1, "100%"]])
+
+
+@st.composite
+def members(draw: st.DrawFn, tracks: str = "") -> list[Member]:
+    """Members that serve one or two backends, and not always both."""
+    made = fleet(draw(st.integers(2, 5)))
+    found = []
+    for number, member in enumerate(made):
+        backends = draw(st.sampled_from([["shop"], ["shop"], ["api", "shop"], ["api"]])) if number else ["shop"]
+        track = draw(st.sampled_from(tracks.split(","))) if number > 1 else tracks.split(",")[min(number, 1)]
+        found.append(member._replace(servers=dict.fromkeys(backends, member.host), track=track))
+    return found
+
+
+def states(draw: st.DrawFn, fleet_of: t.Sequence[Member]) -> dict[str, dict[str, dict[str, t.Any]]]:
+    found: dict[str, dict[str, dict[str, t.Any]]] = {}
+    for member in fleet_of:
+        for backend, name in member.servers.items():
+            found.setdefault(backend, {})[name] = draw(STATES)
+    return found
+
+
+@st.composite
+def rolling_runs(draw: st.DrawFn) -> Run:
+    made = draw(members(tracks=","))
+    steps = rolling(made, draw(SIZES), None, draw(st.sampled_from([0, 10])), False)
+    return make_run(made, steps, states(draw, made), lbs=["lb1", "lb2"])
+
+
+@st.composite
+def blue_green_runs(draw: st.DrawFn) -> Run:
+    made = draw(members(tracks="blue,green"))
+    blue, green = ([one for one in made if one.track == colour] for colour in ("blue", "green"))
+    return make_run(made, blue_green(blue, green, draw(st.sampled_from([0, 300]))), states(draw, made))
+
+
+@st.composite
+def custom_runs(draw: st.DrawFn) -> Run:
+    """A plan of a user's own: steps that parse_steps lets in one after the other."""
+    made = draw(members(tracks="blue,green"))
+    found = states(draw, made)
+    names = ["blue", "green", *(member.host for member in made)]
+    on_members = st.builds(
+        lambda kind, name: {kind: name},
+        st.sampled_from(["deploy", "probe", "drain", "admit", "probe", "admit"]),
+        st.sampled_from(names),
+    )
+    moves = st.sampled_from([0, 5, 50, 100]).map(lambda percent: {"traffic": {"green": percent}})
+    waits = st.sampled_from([{"analyse": {"for": 5}}, {"pause": {"for": 5}}])
+    carried = {one.key for one in made if any(place in carrying(found) for place in one.servers.items())}
+    raw: list[t.Any] = []
+    for step in draw(st.lists(on_members | moves | waits, min_size=4, max_size=14)):
+        try:
+            parse_steps([*raw, step], made, carried)
+            raw.append(step)
+        except PlanError:
+            continue
+    assume(raw)
+    return make_run(made, parse_steps(raw, made, carried), found)
+
+
+RUNS = rolling_runs() | blue_green_runs() | custom_runs()

@@ -139,8 +139,11 @@ def found(reading: Reading, backends: t.Sequence[str]) -> dict[str, dict[str, di
 
 
 def carries(server: t.Mapping[str, t.Any]) -> bool:
-    """Whether it is in rotation by its own state and weight; whether it is healthy is another question."""
-    return bool(server["state"] == "ready" and server["weight"] > 0)
+    """Whether it is in rotation by its own state and weight; whether it is healthy is another question.
+
+    The weight of a server with an agent is the agent's: it may be 0 now, and anything a moment later.
+    """
+    return bool(server["state"] == "ready" and (server["weight"] > 0 or server.get("agent")))
 
 
 def live_tracks(members: t.Sequence[Member], readings: t.Mapping[str, Reading]) -> dict[str, set[str]]:

@@ -80,7 +80,10 @@ class Recovery:
         addresses: t.Mapping[str, t.Sequence[t.Any]],
     ) -> Run:
         """The steps that are left of the way back. ``now``: what the load balancers told; those that did not are left out."""
-        steps = self._swap() if self.ended and self._is_swap() else undo_steps(self.left(now), self.carried)
+        if self.ended and self._is_swap():
+            steps = self._swap()
+        else:
+            steps = (*undo_steps(self.left(now), self.carried), *self._leave(now))
         return Run(
             rollout_id=rollout_id,
             mode=FORWARD if self.ended else UNDO,
@@ -107,6 +110,12 @@ class Recovery:
             if self.target.get(key) is not None and seen[key] == self.target[key] and _everywhere_in(member, now)
         }
         return [tuple(key for key in group if key not in back) for group in self.deployed]
+
+    def _leave(self, now: Answers) -> tuple[Step, ...]:
+        """What was not in rotation, got the release, and takes traffic: out again, as soon as the others are back."""
+        deployed = {key for group in self.deployed for key in group} - set(self.carried)
+        keys = tuple(key for key in _fleet.in_rotation(self.plan.members, now) if key in deployed)
+        return (Step("drain", keys),) if keys and self.carried else ()
 
     def _out(self, now: Answers) -> list[str]:
         touched = {key for group in self.deployed for key in group if key in self.carried}
@@ -147,44 +156,42 @@ def back_from(answers: Answers, backends: t.Sequence[str]) -> Recovery | None:
 
     Raises PlanError where a record cannot be read as what a rollout writes.
     """
-    records = {lb: _last(answer, backends) for lb, answer in answers.items()}
-    known = {lb: record for lb, record in records.items() if record is not None}
+    known = [(lb, record) for lb, answer in answers.items() for record in _records(answer, backends)]
     if not known:
         return None
     holders = [rollout_id for answer in answers.values() for rollout_id in _holders(answer)]
     wanted = next(
-        (record["rollout_id"] for record in known.values() if record["rollout_id"] in holders),
-        max(known.values(), key=lambda record: str(record["at"]))["rollout_id"],
+        (record["rollout_id"] for _lb, record in known if record["rollout_id"] in holders),
+        max((record for _lb, record in known), key=lambda record: str(record["at"]))["rollout_id"],
     )
-    own = {lb: record for lb, record in known.items() if record["rollout_id"] == wanted}
+    own = [(lb, record) for lb, record in known if record["rollout_id"] == wanted]
     return _recovery(wanted, own, wanted in holders)
 
 
-def _last(answer: t.Mapping[str, t.Any], backends: t.Sequence[str]) -> t.Mapping[str, t.Any] | None:
-    for backend in backends:
-        record = (answer["records"].get(backend) or {}).get("rollout")
-        if record:
-            return t.cast("t.Mapping[str, t.Any]", record)
-    return None
+def _records(answer: t.Mapping[str, t.Any], backends: t.Sequence[str]) -> list[t.Mapping[str, t.Any]]:
+    """The last rollout of each backend. They may be different ones, and each tells only what was done in its backend."""
+    records = (answer["records"].get(backend) or {} for backend in backends)
+    return [record["rollout"] for record in records if record.get("rollout")]
 
 
 def _holders(answer: t.Mapping[str, t.Any]) -> list[str]:
     return [record["lock"]["rollout_id"] for record in answer["records"].values() if record.get("lock")]
 
 
-def _recovery(rollout_id: str, own: t.Mapping[str, t.Mapping[str, t.Any]], locked: bool) -> Recovery:
-    begins = {lb: record["begin"] for lb, record in own.items()}
+def _recovery(rollout_id: str, own: t.Sequence[tuple[str, t.Mapping[str, t.Any]]], locked: bool) -> Recovery:
+    begins = {lb: record["begin"] for lb, record in own}
     begin = next(iter(begins.values()))
+    records = [record for _lb, record in own]
     try:
         plan = Plan.from_dict(begin["plan"])
         undoing = begin["action"] == "undo"
-        deployed = _deployed(plan, begin, own, undoing)
+        deployed = _deployed(plan, begin, records, undoing)
         return Recovery(
             rollout_id=rollout_id,
             plan=plan,
             undoing=undoing,
-            outcome=next((record["outcome"] for record in own.values() if record["outcome"]), None),
-            unfinished=locked or not all(record["ended"] for record in own.values()),
+            outcome=next((record["outcome"] for record in records if record["outcome"]), None),
+            unfinished=locked or not all(record["ended"] for record in records),
             carried=tuple(str(key) for key in begin["carried"]),
             target=_texts(begin["releases"] if undoing else begin["previous"]),
             current=_texts(begin["previous"] if undoing else begin["releases"]),
@@ -197,7 +204,7 @@ def _recovery(rollout_id: str, own: t.Mapping[str, t.Mapping[str, t.Any]], locke
 
 
 def _deployed(
-    plan: Plan, begin: t.Mapping[str, t.Any], own: t.Mapping[str, t.Mapping[str, t.Any]], undoing: bool
+    plan: Plan, begin: t.Mapping[str, t.Any], records: t.Sequence[t.Mapping[str, t.Any]], undoing: bool
 ) -> tuple[tuple[str, ...], ...]:
     """The groups that were deployed: every deploy step that any load balancer has the intent of.
 
@@ -209,7 +216,7 @@ def _deployed(
         return tuple(earlier or [step.members for step in reversed(plan.steps) if step.kind == "deploy"])
     begun = {
         event["step"]
-        for record in own.values()
+        for record in records
         for event in record["events"]
         if event.get("kind") == "deploy" and isinstance(event.get("step"), int) and event.get("mode") != UNDO
     }
