@@ -1,0 +1,46 @@
+#!/usr/bin/python
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# What it does is in the action plugin of the same name.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout_foresee
+short_description: Show what a rollout would leave behind
+version_added: 0.1.0
+description:
+  - A part of the role C(steady.rollout.rollout), of no use by itself; it may change at any time.
+  - As a diff for each load balancer.
+author:
+  - steady.rollout developers (@steady-rollout)
+extends_documentation_fragment:
+  - steady.rollout.attributes
+  - steady.rollout.attributes.actiongroup_rollout
+attributes:
+  check_mode:
+    support: full
+    details:
+      - It changes nothing.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  run:
+    description:
+      - The rollout.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: See the role
+  steady.rollout.rollout_foresee:
+    run: "{{ run }}"
+"""
+
+RETURN = r"""
+"""
