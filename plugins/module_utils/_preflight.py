@@ -601,7 +601,7 @@ def _decide_rollback(
         return Decision("unchanged", None, ("nothing is recorded that could be taken back",), (), {})
     if recovery.done:
         return Decision("unchanged", None, (recovery.done,), (), {})
-    if recovery.ended:
+    if recovery.goes_forward:
         check_readings(targets, answers, rollout_id)
     present = {lb.name: answers[lb.name] for lb in targets.lbs if lb.name in usable and "backends" in usable[lb.name]}
     _match(recovery, targets, present)
@@ -611,14 +611,15 @@ def _decide_rollback(
     )
     run = recovery.run(rollout_id, lbs, targets.settings, present, addresses_of(targets, recovery.plan.members))
     begin = {**_begin(run, recovery.carried), "of": recovery.rollout_id, "deployed": recovery.deployed}
-    if recovery.ended:
+    if recovery.goes_forward:
         if not run.plan.steps:
             return Decision("unchanged", None, (f"rollout {recovery.rollout_id} changed nothing to take back",), (), {})
         lbs_now = _with_found(targets, answers)
         run = replace(run, lbs=lbs_now)
         _check_capacity(run, answers)
         begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), "of": recovery.rollout_id}
-        return Decision("run", run, (recovery.words,), (), begin, None, recovery, "hold", "rolled_back")
+        holder = None if recovery.ended else recovery.rollout_id
+        return Decision("run", run, (recovery.words,), (), begin, holder, recovery, "hold", "rolled_back")
     return Decision("recover", run, (recovery.words,), (), begin, take_over=recovery.rollout_id, recovery=recovery)
 
 

@@ -67,6 +67,18 @@ class Recovery:
         return ""
 
     @property
+    def moves_traffic(self) -> bool:
+        """Whether only traffic goes back: after a swap that ended, and where such a way back did not come to its end."""
+        if self.undoing:
+            return any(step.kind == "traffic" for step in self.plan.steps)
+        return self.ended and self._is_swap()
+
+    @property
+    def goes_forward(self) -> bool:
+        """Whether the way back is a rollout with a rescue of its own: what carries now is good, or all there is."""
+        return self.ended or self.moves_traffic
+
+    @property
     def words(self) -> str:
         state = f"ended as {self.outcome}" if self.outcome else "did not end"
         return f"rollout {self.rollout_id} of release {self.plan.release} {state}; it is taken back"
@@ -80,21 +92,22 @@ class Recovery:
         addresses: t.Mapping[str, t.Sequence[t.Any]],
     ) -> Run:
         """The steps that are left of the way back. ``now``: what the load balancers told; those that did not are left out."""
-        if self.ended and self._is_swap():
-            steps = self._swap()
+        if self.moves_traffic:
+            steps = self.plan.steps if self.undoing else self._swap()
         else:
             steps = (*undo_steps(self.left(now), self.carried), *self._leave(now))
+        release = self.plan.release if self.undoing else self._release()
         return Run(
             rollout_id=rollout_id,
-            mode=FORWARD if self.ended else UNDO,
+            mode=FORWARD if self.goes_forward else UNDO,
             action="undo",
-            plan=Plan(self.plan.strategy, self._release(), self.plan.backends, self.plan.members, steps),
+            plan=Plan(self.plan.strategy, release, self.plan.backends, self.plan.members, steps),
             lbs=tuple(lbs),
             settings=settings,
             releases=self.target,
             previous=self.current,
             deploy_key=self.deploy_key,
-            out=() if self.ended else tuple(self._out(now)),
+            out=() if self.goes_forward else tuple(self._out(now)),
             addresses=addresses,
         )
 

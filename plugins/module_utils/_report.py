@@ -43,14 +43,14 @@ def make(
         f"traffic is back to what was safe on {', '.join(back)}" if back else "traffic was restored on no load balancer"
     )
     retry = "mend this, then run the playbook steady.rollout.rollback again"
-    if on_failure == "hold":
+    if on_failure == "hold" and run.action != "undo":
         words = [head, traffic, *problems, "the hosts are held as they are; take all back with steady.rollout.rollback"]
         return Report("paused" if not problems else "rollback_failed", _sentence(words), False, True, tuple(back))
     if problems:
         return Report("rollback_failed", _sentence([head, traffic, *problems, retry]), False, True, tuple(back))
     if run.action == "undo" and run.mode != UNDO:
         # A way back that failed is not rolled back: the release that was to go is still there.
-        touched = bool(recovery.get("steps"))
+        touched = any(step.kind == "deploy" for step in run.plan.steps)
         return Report("rollback_failed", _sentence([head, traffic, retry]), False, touched, tuple(back))
     hosts = f"hosts went back: {recovery['words']}" if recovery.get("steps") else "no host had to go back"
     return Report("rolled_back", _sentence([head, traffic, hosts]), True, False, tuple(back))

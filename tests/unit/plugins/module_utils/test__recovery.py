@@ -325,3 +325,39 @@ def test_the_rollback_playbook_takes_back_a_promoted_release(own, control):
     world.carry_out(back.run)
     world.end(back.run, "rolled_back")
     expect_as_before(first.run, world)
+
+
+def swapped_back(kill_at: int | None) -> World:
+    """A swap that was promoted, and whose way back was asked for and killed, or failed."""
+    world = World(make_run(fleet(4), [], lbs=["lb1", "lb2"]))
+    for lb in world.lbs.values():
+        for name in ("web3", "web4"):
+            lb.servers["shop"][name]["state"] = "drain"
+    first = decide(targets(COLOURS, strategy=BAKE), world.answers(), "r1", list(COLOURS))
+    world.roll_out(first.run, first.begin)
+    back = decide(targets(COLOURS, action="rollback", strategy=BAKE), world.answers(), "r2", list(COLOURS))
+    world.kill_at = None if kill_at is None else world.acts + kill_at
+    with contextlib.suppress(Killed):
+        world.begin(back.run, back.begin)
+        world.take(back.run, 0)
+        if kill_at is None:
+            world.restore(back.run)
+            world.end(back.run, "rollback_failed")
+            return world
+        world.take(back.run, 1)
+        world.end(back.run, "rolled_back")
+    world.kill_at = None
+    return world
+
+
+@pytest.mark.parametrize("kill_at", [None, 2, 4, 6, 7, 8, 9])
+def test_a_way_back_of_traffic_that_did_not_come_to_its_end_is_gone_again(kill_at):
+    world = swapped_back(kill_at)
+    again = decide(targets(COLOURS, action="rollback", strategy=BAKE), world.answers(), "r3", list(COLOURS))
+    words = [step.words() for step in again.run.plan.steps]
+    assert words == ["probe blue (web1, web2)", "traffic blue 100 %, green 0 %"]
+    assert (again.kind, again.take_over) == ("run", None if kill_at is None else "r2")
+    world.begin(again.run, again.begin, again.take_over)
+    world.carry_out(again.run)
+    world.end(again.run, "rolled_back")
+    expect_as_before(swap(), world)
