@@ -83,11 +83,11 @@ def check_servers(members: t.Sequence[Member], readings: t.Mapping[str, Reading]
     for backend in backends:
         wanted = {member.servers[backend]: member for member in members if backend in member.servers}
         known = {lb: _active(reading, backend) for lb, reading in readings.items()}
-        everywhere = set(wanted).union(*known.values())
+        anywhere = set().union(*known.values())
         for lb, names in known.items():
-            others = [other for other in known if everywhere - known[other] < everywhere - names]
-            missing = sorted(everywhere - names)
-            if missing and others:
+            missing = sorted(anywhere - names)
+            others = [other for other in known if known[other].intersection(missing)]
+            if missing:
                 raise FleetError(
                     f"the load balancers differ: {lb} lacks server {', '.join(missing)} of backend {backend}, which "
                     f"{', '.join(others)} has; give all the same servers"
