@@ -175,7 +175,9 @@ class SimulatedLb:
 
     def __init__(self, name: str, found: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]) -> None:
         self.name = name
-        self.servers = copy.deepcopy({backend: dict(servers) for backend, servers in found.items()})
+        self.servers: dict[str, dict[str, dict[str, t.Any]]] = {
+            backend: {server: dict(told) for server, told in servers.items()} for backend, servers in found.items()
+        }
         self.journal: dict[str, list[dict[str, t.Any]]] = {backend: [] for backend in found}
         self.safe: dict[str, dict[str, t.Any]] = {}
         self.lock: dict[str, str | None] = dict.fromkeys(found)

@@ -36,7 +36,6 @@ options: {}
 EXAMPLES = r"""
 - name: See the role
   steady.rollout.rollout_targets:
-
 """
 
 RETURN = r"""

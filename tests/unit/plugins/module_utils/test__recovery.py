@@ -334,8 +334,10 @@ def swapped_back(kill_at: int | None) -> World:
         for name in ("web3", "web4"):
             lb.servers["shop"][name]["state"] = "drain"
     first = decide(targets(COLOURS, strategy=BAKE), world.answers(), "r1", list(COLOURS))
+    assert first.run is not None
     world.roll_out(first.run, first.begin)
     back = decide(targets(COLOURS, action="rollback", strategy=BAKE), world.answers(), "r2", list(COLOURS))
+    assert back.run is not None
     world.kill_at = None if kill_at is None else world.acts + kill_at
     with contextlib.suppress(Killed):
         world.begin(back.run, back.begin)
