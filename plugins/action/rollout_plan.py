@@ -19,6 +19,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     how_to_reach,
     safe_at,
     shifts,
+    turns,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Refused, Targets
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
@@ -68,7 +69,7 @@ class ActionModule(RolloutAction):
             "kind": decision.kind,
             "rollout_id": run.rollout_id,
             "run": run.as_dict(),
-            "steps": list(range(len(run.plan.steps))),
+            "steps": turns(run),
             "words": "; ".join(decision.words),
             "plan": [f"{number}. {step.words()}" for number, step in enumerate(run.plan.steps, 1)],
             "shifts": [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad
-from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, turns
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import back_from
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
@@ -50,7 +50,7 @@ class ActionModule(RolloutAction):
         back = recovery.run(run.rollout_id, lbs, run.settings, answers, run.addresses)
         return {
             "run": back.as_dict(),
-            "steps": list(range(len(back.plan.steps))),
+            "steps": turns(back),
             "kinds": [step.kind for step in back.plan.steps],
             "problem": "",
             "words": _words(back),

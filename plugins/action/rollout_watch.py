@@ -9,14 +9,15 @@ import time
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _surveillance
-from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Settings
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
 class ActionModule(RolloutAction):
     OPTIONS: t.ClassVar[dict[str, dict[str, t.Any]]] = {
-        "run": {"type": "dict", "required": True},
-        "told": {"type": "dict", "required": True},
+        "settings": {"type": "dict", "required": True},
+        "key": {"type": "str", "required": True},
+        "watch": {"type": "dict", "required": True},
         "readings": {"type": "list", "elements": "dict", "default": []},
         "probes": {"type": "list", "elements": "dict", "default": []},
         "previous": {"type": "dict", "default": {}},
@@ -24,8 +25,8 @@ class ActionModule(RolloutAction):
 
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         watch = _surveillance.poll(
-            Run.from_dict(options["run"]).settings,
-            options["told"],
+            Settings(**options["settings"]),
+            {"key": options["key"], "watch": options["watch"]},
             options["readings"],
             options["probes"],
             options["previous"],

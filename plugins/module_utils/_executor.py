@@ -11,6 +11,7 @@ any moment can be computed by whoever has the record.
 
 from __future__ import annotations
 
+import math
 import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
@@ -321,11 +322,26 @@ def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
     told["lbs"] = [_tell_lb(run, lb, index) for lb in run.lbs]
     told["hosts"] = _tell_hosts(run, step) if step.kind == "deploy" else {}
     told["watch"] = _tell_watch(run, index)
-    told["polls"] = list(range(told["watch"]["polls"])) if told["watch"] else []
+    told["polls"] = _in_batches(told["watch"]["polls"]) if told["watch"] else []
     places = watched(run, step) if step.kind in ("probe", *WATCHES) else []
     told["probes"] = [_tell_probe(run, lb, places, step.kind == "probe") for lb in run.lbs] if places else []
     told["looks"] = [_tell_look(run, lb, step) for lb in run.lbs] if step.kind == "probe" else []
     return told
+
+
+def turns(run: Run) -> list[dict[str, t.Any]]:
+    """For each step the tasks that take it, and whether they stop the hosts when it fails: on the way back nothing does."""
+    files = {"deploy": "deploy.yml"}
+    return [
+        {"index": index, "file": files.get(step.kind, "step.yml"), "stops": run.mode == FORWARD}
+        for index, step in enumerate(run.plan.steps)
+    ]
+
+
+def _in_batches(polls: int) -> list[list[int]]:
+    """The numbers of all polls, in batches: those left over once it is decided are passed over batch by batch."""
+    size = math.isqrt(polls) or 1
+    return [list(range(first, min(first + size, polls))) for first in range(0, polls, size)]
 
 
 def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:

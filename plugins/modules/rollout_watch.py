@@ -31,14 +31,19 @@ attributes:
   idempotent:
     support: full
 options:
-  run:
+  settings:
     description:
-      - The rollout.
+      - What the user set.
     type: dict
     required: true
-  told:
+  key:
     description:
-      - The step at hand.
+      - What tells this watch from others of the rollout.
+    type: str
+    required: true
+  watch:
+    description:
+      - How long to watch whom, and what is wanted.
     type: dict
     required: true
   readings:
@@ -63,8 +68,9 @@ options:
 EXAMPLES = r"""
 - name: See the role
   steady.rollout.rollout_watch:
-    run: "{{ run }}"
-    told: "{{ told }}"
+    settings: "{{ run.settings }}"
+    key: "{{ told.key }}"
+    watch: "{{ told.watch }}"
 """
 
 RETURN = r"""

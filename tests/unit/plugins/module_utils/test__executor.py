@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing as t
 
@@ -21,6 +22,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     safe_at,
     shifts,
     tell,
+    turns,
     unknown_releases,
     wanted_share,
     watched,
@@ -365,7 +367,23 @@ def test_a_watch_reads_at_its_start_after_each_interval_and_at_its_end(seconds, 
     run = roll(healthy=seconds, settings=settings(interval=interval))
     told = tell(run, 4, False)
     assert told["watch"]["polls"] == polls
-    assert told["polls"] == list(range(polls))
+    assert [poll for batch in told["polls"] for poll in batch] == list(range(polls))
+
+
+def test_what_is_left_of_many_polls_is_passed_over_in_few_batches():
+    told = tell(make_run(BLUE_GREEN, parse_steps([{"pause": {"for": 3000}}], BLUE_GREEN)), 0, False)
+    assert told["watch"]["polls"] == 301
+    assert len(told["polls"]) <= 18
+    assert max(map(len, told["polls"])) <= 18
+
+
+def test_the_tasks_of_a_step_stop_the_hosts_only_on_the_way_forward():
+    run = make_run(BLUE_GREEN, parse_steps([{"deploy": "green"}, {"probe": "green"}], BLUE_GREEN))
+    assert turns(run) == [
+        {"index": 0, "file": "deploy.yml", "stops": True},
+        {"index": 1, "file": "step.yml", "stops": True},
+    ]
+    assert not [turn for turn in turns(dataclasses.replace(run, mode="undo")) if turn["stops"]]
 
 
 def test_a_bake_watches_the_new_side_and_needs_requests():
