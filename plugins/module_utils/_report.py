@@ -81,7 +81,7 @@ def _undo_problem(recovery: t.Mapping[str, t.Any], concluded: t.Mapping[str, t.A
         return str(recovery["problem"])
     if not recovery.get("steps"):
         return ""
-    if concluded.get("mode") != UNDO or concluded.get("index") != recovery["steps"][-1]:
+    if concluded.get("mode") != UNDO or concluded.get("index") != recovery["steps"][-1]["index"]:
         return "the way back of the hosts did not come to its end"
     return "; ".join(concluded["problems"])
 

@@ -15,7 +15,7 @@ from simulated_rollout import fleet, make_run
 
 CAUSE = "web2: the deploy failed: no space left"
 RESTORED = [{"item": {"lb": "lb1"}, "out": {}}, {"item": {"lb": "lb2"}}]
-BACK = {"steps": [0, 1], "words": "drain web1; deploy web1"}
+BACK = {"steps": [{"index": 0}, {"index": 1}], "words": "drain web1; deploy web1"}
 NO_STEPS: dict[str, t.Any] = {"steps": [], "words": "No host has to go back"}
 DONE = {"mode": UNDO, "index": 1, "ok": True, "problems": []}
 
