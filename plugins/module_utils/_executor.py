@@ -160,7 +160,7 @@ def safe_at(run: Run, lb: LoadBalancer, index: int) -> dict[str, dict[str, Serve
         for backend, name in member.servers.items():
             server = lb.found[backend][name]
             if member.key in out:
-                if _may_carry(server):
+                if carries(server):
                     states[backend][name]["state"] = "maint"
             elif member.key in back:
                 states[backend][name] = in_rotation(server)
@@ -195,7 +195,7 @@ def _at_first(run: Run, lb: LoadBalancer) -> dict[str, dict[str, ServerState]]:
     for member in run.plan.members:
         if member.key in run.out:
             for backend, name in member.servers.items():
-                if _may_carry(lb.found[backend][name]):
+                if carries(lb.found[backend][name]):
                     states[backend][name]["state"] = "maint"
     return states
 
@@ -209,11 +209,6 @@ def _apply(states: dict[str, dict[str, ServerState]], told: t.Mapping[str, t.Seq
 def in_rotation(server: ServerState) -> ServerState:
     """A found server as it is when it carries: with its own weight, or with whatever its agent makes of it."""
     return {"weight": None if server["agent"] else server["base"], "state": "ready"}
-
-
-def _may_carry(server: ServerState) -> bool:
-    """Whether it would carry again without being told anything; an agent gives it a weight whenever it likes."""
-    return carries(server) or bool(server["state"] == "ready" and server["agent"])
 
 
 def _plain(server: ServerState) -> ServerState:

@@ -27,85 +27,27 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     wanted_share,
     watched,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Step
-from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Step
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import given
 
-from simulated_rollout import NEW, OLD, World, begin_of, carrying, fleet, make_run, server, settings
+from simulated_rollout import (
+    NEW,
+    OLD,
+    RUNS,
+    World,
+    begin_of,
+    blue_green_runs,
+    carrying,
+    fleet,
+    make_run,
+    rolling_runs,
+    server,
+    settings,
+)
 
 BLUE_GREEN = fleet(4, "bbgg")
-STATES = st.builds(
-    server,
-    state=st.sampled_from(["ready", "ready", "ready", "drain", "maint"]),
-    weight=st.sampled_from([0, 1, 10, 256]),
-    agent=st.booleans(),
-)
-SIZES = st.sampled_from([1, 2, "50%", [1, "100%"]])
-
-
-@st.composite
-def members(draw: st.DrawFn, tracks: str = "") -> list[Member]:
-    """Members that serve one or two backends, and not always both."""
-    made = fleet(draw(st.integers(2, 5)))
-    found = []
-    for number, member in enumerate(made):
-        backends = draw(st.sampled_from([["shop"], ["shop"], ["api", "shop"], ["api"]])) if number else ["shop"]
-        track = draw(st.sampled_from(tracks.split(","))) if number > 1 else tracks.split(",")[min(number, 1)]
-        found.append(member._replace(servers=dict.fromkeys(backends, member.host), track=track))
-    return found
-
-
-def states(draw: st.DrawFn, fleet_of: t.Sequence[Member]) -> dict[str, dict[str, dict[str, t.Any]]]:
-    found: dict[str, dict[str, dict[str, t.Any]]] = {}
-    for member in fleet_of:
-        for backend, name in member.servers.items():
-            found.setdefault(backend, {})[name] = draw(STATES)
-    return found
-
-
-@st.composite
-def rolling_runs(draw: st.DrawFn) -> Run:
-    made = draw(members(tracks=","))
-    steps = rolling(made, draw(SIZES), None, draw(st.sampled_from([0, 10])), False)
-    return make_run(made, steps, states(draw, made), lbs=["lb1", "lb2"])
-
-
-@st.composite
-def blue_green_runs(draw: st.DrawFn) -> Run:
-    made = draw(members(tracks="blue,green"))
-    blue, green = ([one for one in made if one.track == colour] for colour in ("blue", "green"))
-    return make_run(made, blue_green(blue, green, draw(st.sampled_from([0, 300]))), states(draw, made))
-
-
-@st.composite
-def custom_runs(draw: st.DrawFn) -> Run:
-    """A plan of a user's own: steps that parse_steps lets in one after the other."""
-    made = draw(members(tracks="blue,green"))
-    found = states(draw, made)
-    names = ["blue", "green", *(member.host for member in made)]
-    on_members = st.builds(
-        lambda kind, name: {kind: name},
-        st.sampled_from(["deploy", "probe", "drain", "admit", "probe", "admit"]),
-        st.sampled_from(names),
-    )
-    moves = st.sampled_from([0, 5, 50, 100]).map(lambda percent: {"traffic": {"green": percent}})
-    waits = st.sampled_from([{"analyse": {"for": 5}}, {"pause": {"for": 5}}])
-    carried = {one.key for one in made if any(place in carrying(found) for place in one.servers.items())}
-    raw: list[t.Any] = []
-    for step in draw(st.lists(on_members | moves | waits, min_size=4, max_size=14)):
-        try:
-            parse_steps([*raw, step], made, carried)
-            raw.append(step)
-        except PlanError:
-            continue
-    assume(raw)
-    return make_run(made, parse_steps(raw, made, carried), found)
-
-
-RUNS = rolling_runs() | blue_green_runs() | custom_runs()
 
 
 def unproved(run: Run, index: int) -> set[str]:
@@ -153,8 +95,8 @@ def test_in_a_rolling_release_something_is_safe_wherever_something_carried(run):
                 assert safe or not (before and now) or run.plan.steps[index].kind in ("admit", "analyse")
 
 
-@given(blue_green_runs(), st.data())
-def test_whatever_step_a_swap_dies_in_traffic_comes_back_to_the_colour_that_carried(run, data):
+@given(blue_green_runs())
+def test_whatever_step_a_swap_dies_in_traffic_comes_back_to_the_colour_that_carried(run):
     blue = {place for one in run.plan.members if one.track == "blue" for place in one.servers.items()}
     for lb in run.lbs:
         for index in range(len(run.plan.steps)):
@@ -172,8 +114,8 @@ def test_after_the_last_step_of_a_rolling_release_all_is_as_it_was_found(run):
                 assert found["state"] != "ready" or not found["weight"] or found["base"] == found["weight"]
 
 
-@given(RUNS, st.data())
-def test_a_server_is_told_only_what_the_load_balancer_has(run, data):
+@given(RUNS)
+def test_a_server_is_told_only_what_the_load_balancer_has(run):
     for lb in run.lbs:
         for step in run.plan.steps:
             for backend, told in shifts(run, lb, step).items():

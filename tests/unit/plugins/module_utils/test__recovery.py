@@ -16,7 +16,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._preflight import d
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulated_rollout import (
@@ -35,6 +35,8 @@ from simulated_rollout import (
 )
 
 KILLS = st.integers(0, 100)
+# Each example is one or two rollouts from end to end.
+FEW = settings(max_examples=40)
 
 
 def killed(run: Run, at: int) -> World:
@@ -78,6 +80,7 @@ def expect_as_before(run: Run, world: World) -> None:
 
 
 @given(RUNS, KILLS)
+@FEW
 def test_a_rollout_that_fails_anywhere_goes_back_to_what_was_there(run, at):
     world = killed_on_the_way(run, at)
     world.kill_at = None
@@ -86,6 +89,7 @@ def test_a_rollout_that_fails_anywhere_goes_back_to_what_was_there(run, at):
 
 
 @given(RUNS, KILLS)
+@FEW
 def test_after_a_way_back_nothing_is_left_to_take_back(run, at):
     world = killed_on_the_way(run, at)
     world.kill_at = None
@@ -97,6 +101,7 @@ def test_after_a_way_back_nothing_is_left_to_take_back(run, at):
 
 
 @given(RUNS, KILLS, KILLS)
+@FEW
 def test_a_way_back_that_was_killed_can_be_gone_again(run, at, again):
     world = killed_on_the_way(run, at)
     world.kill_at = world.acts + again
@@ -133,6 +138,7 @@ def test_groups_go_back_in_reverse_order(run, at):
 
 
 @given(RUNS, KILLS)
+@FEW
 def test_while_it_goes_back_no_new_release_is_let_in(run, at):
     world = killed_on_the_way(run, at)
     world.kill_at = None
