@@ -29,6 +29,7 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_good_release_is_promoted(promoted: Seen) -> None:
     promoted.result.expect(0, "promoted")
     assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
@@ -36,6 +37,7 @@ def test_a_good_release_is_promoted(promoted: Seen) -> None:
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> None:
     for name in LOAD_BALANCERS:
         assert promoted.carrying[name] == GREEN
@@ -44,6 +46,7 @@ def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> Non
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_the_old_colour_stays_as_it_was(promoted: Seen) -> None:
     assert {promoted.releases[host] for host in BLUE} == {"1.0.0"}
     assert {host for host, _release in promoted.started} == GREEN
@@ -51,6 +54,7 @@ def test_the_old_colour_stays_as_it_was(promoted: Seen) -> None:
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
     # While one takes over from the other, both do.
     seen = [now for name in LOAD_BALANCERS for now in promoted.watch.seen[name]]
@@ -59,6 +63,7 @@ def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_the_share_that_was_seen_is_told(promoted: Seen) -> None:
     assert re.search(r"100 % of \d+ requests|observed share", promoted.result.output), promoted.result.output
 
@@ -105,7 +110,6 @@ def test_unequal_base_weights_are_kept(start_blue_green: t.Callable[..., Rollout
 # --- A second run, and one that only looks
 
 
-@pytest.mark.core
 def test_a_second_run_of_the_same_release_changes_nothing(blue_green: Rollouts) -> None:
     blue_green.load()
     blue_green.blue_green("2.0.0").expect(0, "promoted")
@@ -116,7 +120,6 @@ def test_a_second_run_of_the_same_release_changes_nothing(blue_green: Rollouts) 
     assert blue_green.states() == states
 
 
-@pytest.mark.core
 def test_check_mode_shows_the_plan_and_the_weights_and_changes_nothing(blue_green: Rollouts) -> None:
     started, states = blue_green.starts(), blue_green.states()
     result = blue_green.blue_green("2.0.0", "--check", "--diff")
@@ -138,7 +141,6 @@ def test_check_mode_leaves_no_trace_that_a_rollout_would_find(blue_green: Rollou
 # --- The way back
 
 
-@pytest.mark.core
 def test_a_rollback_swaps_back_to_the_warm_colour(blue_green: Rollouts) -> None:
     blue_green.load()
     blue_green.blue_green("2.0.0").expect(0, "promoted")
@@ -148,7 +150,6 @@ def test_a_rollback_swaps_back_to_the_warm_colour(blue_green: Rollouts) -> None:
     assert blue_green.starts() == started
 
 
-@pytest.mark.core
 def test_a_release_that_turns_bad_in_the_bake_is_swapped_back_by_itself(blue_green: Rollouts) -> None:
     load = blue_green.load()
     bad = {"2.0.0": {"behaviour": "errors", "rate": 0.3}}

@@ -27,20 +27,17 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 @pytest.mark.xdist_group("test_rolling_promoted")
-@pytest.mark.core
 def test_a_good_release_is_promoted(promoted: Seen) -> None:
     promoted.result.expect(0, "promoted")
     assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
 
 
 @pytest.mark.xdist_group("test_rolling_promoted")
-@pytest.mark.core
 def test_every_host_gets_the_release_in_the_order_of_the_play(promoted: Seen) -> None:
     assert promoted.started == [(host, "2.0.0") for host in HOSTS]
 
 
 @pytest.mark.xdist_group("test_rolling_promoted")
-@pytest.mark.core
 def test_every_host_is_out_of_rotation_one_by_one_and_back_in_the_end(promoted: Seen) -> None:
     assert [out for out in promoted.watch.out() if out] == [{host} for host in HOSTS]
     for name in LOAD_BALANCERS:
@@ -76,7 +73,6 @@ def test_no_batch_takes_two_hosts_of_one_domain(start_rollouts: t.Callable[..., 
     assert any(len(out) == 2 for out in watch.out())
 
 
-@pytest.mark.core
 def test_a_second_run_of_the_same_release_changes_nothing(rolling: Rollouts) -> None:
     rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
     started, states = rolling.starts(), rolling.states()
@@ -86,7 +82,6 @@ def test_a_second_run_of_the_same_release_changes_nothing(rolling: Rollouts) -> 
     assert rolling.states() == states
 
 
-@pytest.mark.core
 def test_check_mode_shows_the_plan_and_changes_nothing(rolling: Rollouts) -> None:
     started, states = rolling.starts(), rolling.states()
     result = rolling.rolling("2.0.0", "--check", "--diff")
@@ -110,6 +105,7 @@ def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 @pytest.mark.xdist_group("test_rolling_rolled_back")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> None:
     result = rolled_back.result.expect(2, "rolled_back")
     assert "web3" in result.message
@@ -118,6 +114,7 @@ def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> Non
 
 @pytest.mark.xdist_group("test_rolling_rolled_back")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
     new = [(host, "2.0.0") for host in ("web1", "web2", "web3")]
     old = [(host, "1.0.0") for host in ("web3", "web2", "web1")]
@@ -129,6 +126,7 @@ def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
 
 @pytest.mark.xdist_group("test_rolling_rolled_back")
 @pytest.mark.core
+@pytest.mark.pattern
 def test_hosts_go_back_without_a_lost_request(rolled_back: Seen) -> None:
     # The host that failed is out, and one more while it goes back.
     assert all(len(out) <= 2 for out in rolled_back.watch.out()), rolled_back.watch.out()
@@ -172,7 +170,6 @@ def test_a_release_that_turns_bad_while_its_batch_is_watched_goes_back(rolling: 
 # --- The way back
 
 
-@pytest.mark.core
 def test_a_rollback_puts_the_previous_release_back_host_by_host(rolling: Rollouts) -> None:
     rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
     watch = rolling.watch()

@@ -24,8 +24,6 @@ SOON = {"rolling_batches": 1}
 # --- The release
 
 
-@pytest.mark.core
-@pytest.mark.pattern
 def test_a_release_that_is_never_healthy_gets_no_traffic(blue_green: Rollouts) -> None:
     load = blue_green.load()
     bad = {"2.0.0": {"behaviour": "unhealthy"}}
@@ -114,8 +112,6 @@ def test_the_second_host_of_a_batch_that_fails_takes_the_batch_back(
 # --- Hosts that go away
 
 
-@pytest.mark.core
-@pytest.mark.pattern
 def test_a_host_that_is_unreachable_from_the_start_stops_everything(blue_green: Rollouts) -> None:
     blue_green.gate.cut("web3")
     started = blue_green.starts()
@@ -125,8 +121,6 @@ def test_a_host_that_is_unreachable_from_the_start_stops_everything(blue_green: 
     assert "web3" in result.message
 
 
-@pytest.mark.core
-@pytest.mark.pattern
 def test_a_host_that_is_lost_in_the_deploy_of_a_colour_moves_no_traffic(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     gate.at(lambda host: host == "web4" and runs(blue_green.fleet, "web3", "2.0.0"), lambda: gate.cut("web4"))
@@ -168,8 +162,6 @@ def test_a_host_that_is_lost_in_the_undo_stays_out_and_the_others_go_back(
 # --- Load balancers that go away
 
 
-@pytest.mark.core
-@pytest.mark.pattern
 def test_a_load_balancer_that_is_unreachable_from_the_start_stops_everything(blue_green: Rollouts) -> None:
     blue_green.gate.cut("lb2")
     started = blue_green.starts()
@@ -208,8 +200,6 @@ def test_a_load_balancer_that_is_lost_in_the_swap_takes_the_swap_back(blue_green
     assert lost[0] in result.message
 
 
-@pytest.mark.core
-@pytest.mark.pattern
 def test_a_load_balancer_that_is_lost_in_the_rescue_does_not_keep_the_other_from_it(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     blue_green.load()

@@ -63,18 +63,15 @@ def test_bad_input_is_refused(
     refuses(blue_green.run("blue_green", **values), *words)
 
 
-@pytest.mark.core
 def test_a_limit_is_refused(blue_green: Rollouts, refuses: Refuses) -> None:
     result = blue_green.blue_green("2.0.0", "--limit", "localhost,web1,web2,web3")
     refuses(result, "web4")
 
 
-@pytest.mark.core
 def test_a_host_pattern_that_matches_nothing_is_refused(blue_green: Rollouts, refuses: Refuses) -> None:
     refuses(blue_green.run("blue_green", rollout_hosts="nobody", rollout_release="2.0.0"), "nobody")
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(("values", "word"), [({"serial": 2}, "serial"), ({"strategy": "free"}, "free")])
 def test_a_play_that_cannot_roll_back_is_refused(
     blue_green: Rollouts, refuses: Refuses, values: dict[str, t.Any], word: str

@@ -24,7 +24,6 @@ def shop(start_rollouts: t.Callable[..., Rollouts]) -> Rollouts:
     return start_rollouts(apps=2, variables={"fleet_behaviours": {"3.0.0": {"behaviour": "crash_on_start"}}})
 
 
-@pytest.mark.core
 def test_the_deploy_runs_a_release_once(shop: Rollouts) -> None:
     first = shop.run(play(RELEASE), rollout_deploy_release="2.0.0")
     again = shop.run(play(RELEASE), rollout_deploy_release="2.0.0")
@@ -47,7 +46,6 @@ def test_the_deploy_of_a_slot_is_that_of_its_process(shop: Rollouts) -> None:
     assert shop.releases() == {"web1": "1.0.0", "web2": "2.0.0"}
 
 
-@pytest.mark.core
 def test_a_host_that_is_cut_off_is_unreachable_from_that_moment(shop: Rollouts) -> None:
     shop.gate.at(lambda host: host == "web2", lambda: shop.gate.cut("web2"))
     result = shop.run(play(PING))
@@ -55,7 +53,6 @@ def test_a_host_that_is_cut_off_is_unreachable_from_that_moment(shop: Rollouts) 
     assert [(entry["event"], entry["host"]) for entry in result.failures] == [("unreachable", "web2")]
 
 
-@pytest.mark.core
 def test_a_load_balancer_that_is_silent_hangs_until_the_task_times_out(shop: Rollouts) -> None:
     shop.gate.silence("lb1")
     result = shop.run(play({**PING, "delegate_to": "lb1", "timeout": 2}, hosts="web1"))
@@ -70,7 +67,6 @@ def test_a_host_that_has_healed_is_reached_again(shop: Rollouts) -> None:
     assert waiting.result().code == 0
 
 
-@pytest.mark.core
 def test_the_outcome_and_the_last_message_are_read(shop: Rollouts) -> None:
     stats = {"name": "tell", "ansible.builtin.set_stats": {"data": {"rollout_outcome": "refused"}}, "run_once": True}
     result = shop.run(play(stats, {"name": "fail", "ansible.builtin.fail": {"msg": "for {{ inventory_hostname }}"}}))
