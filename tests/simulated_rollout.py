@@ -90,7 +90,7 @@ def play(hosts: t.Sequence[str], **changes: t.Any) -> Play:
         "alive": tuple(hosts),
         "batch": tuple(hosts),
         "strategy": "linear",
-        "any_errors_fatal": False,
+        "inherited": (),
         "limit": None,
         "extra_vars": frozenset(),
         "inventory": frozenset([*hosts, "lb1", "lb2"]),

@@ -20,11 +20,13 @@ class ActionModule(RolloutAction):
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         failed = [answer for answer in options["acts"] if bad(answer)]
         begun = [answer["item"] for answer in options["acts"] if not bad(answer)]
+        # One whose answer was lost may have begun, too; where it has not, its fence refuses this.
+        asked = [answer["item"] for answer in options["acts"] if "item" in answer]
         # The way back goes as far as it can: what does not answer is told in the end.
         if not failed or (options["lenient"] and begun):
             return {"ends": []}
         words = "; ".join(f"{answer.get('item', {}).get('lb', 'a load balancer')}: {why(answer)}" for answer in failed)
         ends = [
-            {**item, "act": "end", "outcome": "refused", "record": {"message": words}, "safe": {}} for item in begun
+            {**item, "act": "end", "outcome": "refused", "record": {"message": words}, "safe": {}} for item in asked
         ]
         return {"ends": ends, "refused": words}

@@ -9,7 +9,14 @@ import time
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _conclusion
-from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, notes, unknown_releases, without
+from ansible_collections.steady.rollout.plugins.module_utils._executor import (
+    FORWARD,
+    WATCHES,
+    Run,
+    notes,
+    unknown_releases,
+    without,
+)
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -27,7 +34,7 @@ class ActionModule(RolloutAction):
 
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         told = options["told"]
-        previous = options["previous"] if options["previous"].get("mode") == told["mode"] else {}
+        previous = _conclusion.of_this(options["previous"], options["run"]["rollout_id"], told["mode"])
         run = without(Run.from_dict(options["run"]), previous.get("lost", ()))
         step = run.plan.steps[told["index"]]
         problems, failed_lbs = _conclusion.lb_problems(told, options["acts"], options["probes"], options["looks"])
@@ -37,7 +44,8 @@ class ActionModule(RolloutAction):
         unknown = unknown_releases(run, step) if options["deployed"] else []
         problems += [*failed_hosts.values(), *(f"nobody knows which release to put back on {key}" for key in unknown)]
         at = _conclusion.progress(told, previous)
-        problems += _conclusion.overdue(at, time.time(), run.settings.progress_deadline)
+        if run.mode == FORWARD and step.kind not in WATCHES:
+            problems += _conclusion.overdue(at, time.time(), run.settings.progress_deadline)
         problem = "; ".join(problems)
         members = [run.members[key] for key in step.members]
         bad_hosts = {*failed_hosts, *(run.members[key].host for key in unknown)}
@@ -45,13 +53,14 @@ class ActionModule(RolloutAction):
         done = bool(told["lbs"])  # a step that was left out says nothing new
         return {
             "ok": done and not problem,
+            "rollout_id": run.rollout_id,
             "mode": run.mode,
             "index": told["index"],
             "problem": problem,
             "problems": [*previous.get("problems", ()), *([f"{told['words']}: {problem}"] if problem else ())],
             "lost": sorted({*previous.get("lost", ()), *lost}),
             "failed_lbs": failed_lbs,
-            "progress_at": time.time() if told["kind"] == "admit" and not problem else at,
+            "progress_at": time.time() if told["kind"] in ("admit", *WATCHES) and not problem else at,
             "notes": notes(run, told, problem),
         }
 

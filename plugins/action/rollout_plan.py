@@ -84,7 +84,7 @@ class ActionModule(RolloutAction):
                     **how_to_reach(lb),
                     "act": "restore",
                     "health_timeout": run.settings.health_timeout,
-                    "timeout": int(run.settings.health_timeout + run.settings.lb_timeout),
+                    "timeout": int(len(lb.found) * run.settings.health_timeout + run.settings.lb_timeout),
                 }
                 for lb in run.lbs
             ],

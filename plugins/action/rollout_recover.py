@@ -46,13 +46,18 @@ class ActionModule(RolloutAction):
                 "problem": "the record of this rollout is gone; no host was undone",
                 "words": "",
             }
-        lbs = [lb for lb in run.lbs if lb.name in answers]
-        back = recovery.run(run.rollout_id, lbs, run.settings, answers, run.addresses)
+        back = recovery.run(run.rollout_id, run.lbs, run.settings, answers, run.addresses)
+        silent = [lb.name for lb in run.lbs if lb.name not in answers]
+        if silent and back.plan.steps:
+            problem = f"no host was undone, as {', '.join(silent)} may still send traffic to them"
+            return {"run": None, "steps": [], "problem": problem, "words": ""}
+        unknown = recovery.unknown(answers)
+        lost = f"{', '.join(unknown)} keep the new release, as nobody knows what ran there before: set rollout_previous"
         return {
             "run": back.as_dict(),
             "steps": turns(back),
             "kinds": [step.kind for step in back.plan.steps],
-            "problem": "",
+            "problem": lost if unknown else "",
             "words": _words(back),
         }
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils._executor import FORWARD, UNDO, Run, tell, without
+from ansible_collections.steady.rollout.plugins.module_utils._conclusion import of_this
+from ansible_collections.steady.rollout.plugins.module_utils._executor import FORWARD, Run, tell, without
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -22,10 +23,11 @@ class ActionModule(RolloutAction):
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         run, previous = Run.from_dict(options["run"]), options["previous"]
         # Only a step of this very list counts: the way back begins after a failure. It goes on with those that can go.
-        same = previous.get("mode") == run.mode
-        run = without(run, previous.get("lost", ()) if same else ())
+        previous = of_this(previous, run.rollout_id, run.mode)
+        run = without(run, previous.get("lost", ()))
         step = run.plan.steps[options["index"]]
-        stopped = (same and run.mode == FORWARD and not previous.get("ok")) or (run.mode == UNDO and not step.members)
+        failed = bool(previous) and not previous.get("ok")
+        stopped = failed if run.mode == FORWARD else not step.members
         at = time.time()
         # What a watch has found belongs to this very step, and to no earlier one of the same number.
         return {**tell(run, options["index"], stopped), "at": at, "key": f"{run.mode}:{options['index']}:{at}"}

@@ -35,6 +35,7 @@ class ActionModule(RolloutAction):
         play = self._play(task_vars)
         hostvars = task_vars["hostvars"]
         told = {host: hostvars[host].get("__rollout_host") or {} for host in play.batch}
+        self._refuse_unheard(play, told)
         answered = {host: given for host, given in told.items() if "control" in given}
         if not answered:
             raise Refused("no host of the play told its variables")
@@ -54,6 +55,12 @@ class ActionModule(RolloutAction):
             "deploy_tasks": tasks_file,
         }
 
+    def _refuse_unheard(self, play: Play, told: dict[str, t.Any]) -> None:
+        """A host that answers, but could not say what it is given, would fail in the middle."""
+        for host, given in told.items():
+            if host in play.alive and given.get("failed"):
+                raise Refused(f"{host} could not be asked: {given.get('msg') or 'it failed without a message'}")
+
     def _play(self, task_vars: dict[str, t.Any]) -> Play:
         play = self._play_of_task()
         return Play(
@@ -61,7 +68,12 @@ class ActionModule(RolloutAction):
             alive=tuple(task_vars["ansible_play_hosts"]),
             batch=tuple(dict.fromkeys([*task_vars["ansible_play_batch"], *self._lost(task_vars)])),
             strategy=str(play.strategy if play else "linear").rpartition(".")[2],
-            any_errors_fatal=bool(play and play.any_errors_fatal),
+            # As this task has them, so what roles and blocks around it set counts too.
+            inherited=tuple(
+                name
+                for name in ("any_errors_fatal", "ignore_errors", "ignore_unreachable")
+                if getattr(self._task, name, None) is True
+            ),
             limit=context.CLIARGS.get("subset") or None,
             extra_vars=frozenset(load_extra_vars(self._loader)),
             inventory=frozenset(task_vars["hostvars"]),

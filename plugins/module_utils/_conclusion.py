@@ -104,6 +104,11 @@ def host_problems(
     return problems
 
 
+def of_this(concluded: t.Mapping[str, t.Any], rollout_id: str, mode: str) -> t.Mapping[str, t.Any]:
+    """What the step before was concluded with, unless that was a step of another rollout, or of another way."""
+    return concluded if (concluded.get("rollout_id"), concluded.get("mode")) == (rollout_id, mode) else {}
+
+
 def progress(told: t.Mapping[str, t.Any], previous: t.Mapping[str, t.Any]) -> float:
     """When hosts last came into rotation, or else when the steps began."""
     if previous.get("progress_at"):

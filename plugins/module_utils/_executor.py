@@ -233,10 +233,24 @@ def shifts(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str, t
         return {}
     told: dict[str, list[dict[str, t.Any]]] = {}
     for key in step.members:
+        if step.kind == "probe" and not _is_out(run, lb, key, step):
+            continue  # it carries: a probe is no reason to take it out
         for backend, name in run.members[key].servers.items():
             wanted = states[step.kind](lb.found[backend][name])
             told.setdefault(backend, []).append({"name": name, **_without_none(wanted)})
     return told
+
+
+def _is_out(run: Run, lb: LoadBalancer, key: str, step: Step) -> bool:
+    """Whether earlier steps have the member out of rotation, or it was found so."""
+    member = run.members[key]
+    out = key in run.out or not all(carries(lb.found[backend][name]) for backend, name in member.servers.items())
+    for earlier in run.plan.steps[: _place(run.plan.steps, step)]:
+        if key in earlier.members and earlier.kind in ("drain", "deploy", "admit"):
+            out = earlier.kind != "admit"
+        elif earlier.kind == "traffic" and member.track in earlier.shares:
+            out = not earlier.shares[member.track]
+    return out
 
 
 def _traffic(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str, t.Any]]]:
@@ -357,7 +371,10 @@ def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
         "health_timeout": settings.health_timeout,
         "allow_unchecked": settings.allow_unchecked,
         "capacity": _tell_capacity(run, lb, step),
-        "timeout": int(drain_timeout + settings.health_timeout + run.settings.lb_timeout),
+        # Backends are changed one after the other; each may have to settle, come up, and be drained.
+        "timeout": int(max(1, len(servers)) * (drain_timeout + 2 * settings.health_timeout) + settings.lb_timeout)
+        if servers
+        else int(settings.lb_timeout),
     }
 
 

@@ -172,6 +172,16 @@ def in_rotation(members: t.Sequence[Member], readings: t.Mapping[str, Reading]) 
     ]
 
 
+def everywhere_in(member: Member, readings: t.Mapping[str, Reading]) -> bool:
+    """Whether every load balancer sends traffic to the member, in each of its backends."""
+    servers = [
+        servers_of(reading, backend).get(name)
+        for reading in readings.values()
+        for backend, name in member.servers.items()
+    ]
+    return bool(servers) and all(server is not None and carries(server) for server in servers)
+
+
 def releases(
     members: t.Sequence[Member], records: t.Mapping[str, t.Mapping[str, t.Any]], deploy_key: str
 ) -> dict[str, str | None]:

@@ -219,6 +219,8 @@ class _Work:
         rest = surplus(now, self._request.safe)
         if rest and not carrying(now, self._request.safe):
             names = ", ".join(wanted.name for wanted in rest)
+            for wanted in rest:
+                self.problems.setdefault(wanted.name, "it still carries, as none of the safe servers takes traffic")
             self.warnings.append(
                 f"backend {self._request.backend}: none of its safe servers takes traffic, so {names} was left as it is; "
                 "see why they are not UP, then restore again"

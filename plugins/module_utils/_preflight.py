@@ -31,6 +31,12 @@ from ansible_collections.steady.rollout.plugins.module_utils._rolling import rol
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
 
 PROVIDERS = ("haproxy",)
+# What a rollout must not inherit, and what it would do.
+INHERITED = {
+    "any_errors_fatal": "which the rescue would inherit: one bad host would stop the undo on all",
+    "ignore_errors": "so that a failing release would not be taken back, but promoted",
+    "ignore_unreachable": "so that a dead host would go on with its next task, and count as deployed",
+}
 STRATEGIES = ("blue_green", "rolling", "custom")
 # drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own.
 ACTIONS = ("run", "rollback", "drain", "admit")
@@ -67,7 +73,7 @@ class Play:
     alive: tuple[str, ...]
     batch: tuple[str, ...]
     strategy: str
-    any_errors_fatal: bool
+    inherited: tuple[str, ...]
     limit: str | None
     extra_vars: t.Collection[str]
     inventory: t.Collection[str]
@@ -128,10 +134,8 @@ def check_play(play: Play, action: str) -> None:
             "the play uses serial, so that a rollout would see a part of the fleet only, and never take back an earlier "
             "batch; remove serial, and use rolling_batches"
         )
-    if play.any_errors_fatal:
-        raise Refused(
-            "the play sets any_errors_fatal, which the rescue would inherit: one bad host would stop the undo on all; remove it"
-        )
+    for name in play.inherited:
+        raise Refused(f"the play, or a block or role around the rollout, sets {name}, {INHERITED[name]}; remove it")
     forbidden = [name for name in SET_BY_EXECUTOR if name in play.extra_vars]
     if forbidden:
         raise Refused(
@@ -358,7 +362,9 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     recorded = _releases(members, targets, answers)
     steps, watched = _steps_of(targets, members, answers, recorded)
     plan = Plan(str(targets.control["strategy"]["name"]), targets.release, targets.backends, members, steps)
-    previous = {member.key: recorded[member.key] or targets.own[member.host].get("previous") for member in members}
+    previous = {
+        member.key: recorded[member.key] or _given(targets.own[member.host].get("previous")) for member in members
+    }
     run = Run(
         rollout_id=rollout_id,
         mode=FORWARD,
@@ -371,6 +377,7 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
         deploy_key=targets.deploy_key,
         addresses=addresses_of(targets, members),
     )
+    _refuse_two_slots(run)
     if not steps:
         return Decision("unchanged", run, (watched,), (), {})
     _check_capacity(run, answers)
@@ -378,6 +385,17 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     warnings = [*_unknown_previous(run, carried), *_weak(answers)]
     on_failure = str(targets.control["strategy"].get("on_failure", "rollback"))
     return Decision("run", run, (watched,), tuple(warnings), _begin(run, carried), on_failure=on_failure)
+
+
+def _refuse_two_slots(run: Run) -> None:
+    """The user's role runs once per host and step, for one slot."""
+    for number, step in enumerate(run.plan.steps, 1):
+        hosts = [run.members[key].host for key in step.members] if step.kind == "deploy" else []
+        twice = sorted({host for host in hosts if hosts.count(host) > 1})
+        if twice:
+            raise Refused(
+                f"step {number} ({step.words()}) deploys two slots of {_some(twice)} at once; give each its own step"
+            )
 
 
 def _begin(run: Run, carried: t.Sequence[str]) -> dict[str, t.Any]:
@@ -424,8 +442,9 @@ def _blue_green_steps(
     live_name = live_colour(members, answers, strategy.get("live"))
     live = [member for member in members if member.track == live_name]
     idle = [member for member in members if member.track != live_name]
-    carrying = set(_fleet.in_rotation(members, answers))
-    settled = carrying == {member.key for member in live}
+    settled = _fleet.in_rotation(members, answers) == [member.key for member in live] and _all_in_rotation(
+        live, answers
+    )
     if settled and not force and _all_run(live, recorded, targets.release):
         return (), f"{live_name} is live and runs {targets.release} already"
     steps = blue_green(live, idle, duration(strategy.get("bake", 300)))
@@ -473,9 +492,10 @@ def _rolling_steps(
     force: bool,
 ) -> tuple[tuple[Step, ...], str]:
     strategy = targets.control["strategy"]
-    carrying = set(_fleet.in_rotation(members, answers))
     due = [
-        member for member in members if force or recorded[member.key] != targets.release or member.key not in carrying
+        member
+        for member in members
+        if force or recorded[member.key] != targets.release or not _fleet.everywhere_in(member, answers)
     ]
     if not due:
         return (), f"every host runs {targets.release} already"
@@ -497,7 +517,7 @@ def _all_run(members: t.Sequence[Member], recorded: t.Mapping[str, str | None], 
 
 
 def _all_in_rotation(members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> bool:
-    return len(_fleet.in_rotation(members, answers)) == len(members)
+    return all(_fleet.everywhere_in(member, answers) for member in members)
 
 
 def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
@@ -603,6 +623,7 @@ def _decide_rollback(
         return Decision("unchanged", None, (recovery.done,), (), {})
     if recovery.goes_forward:
         check_readings(targets, answers, rollout_id)
+    recovery = _with_given(recovery, targets)
     present = {lb.name: answers[lb.name] for lb in targets.lbs if lb.name in usable and "backends" in usable[lb.name]}
     _match(recovery, targets, present)
     lbs = tuple(
@@ -610,6 +631,7 @@ def _decide_rollback(
         for lb in targets.lbs
     )
     run = recovery.run(rollout_id, lbs, targets.settings, present, addresses_of(targets, recovery.plan.members))
+    _refuse_other_deploy(recovery, run, targets)
     begin = {**_begin(run, recovery.carried), "of": recovery.rollout_id, "deployed": recovery.deployed}
     if recovery.goes_forward:
         if not run.plan.steps:
@@ -618,9 +640,36 @@ def _decide_rollback(
         run = replace(run, lbs=lbs_now)
         _check_capacity(run, answers)
         begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), "of": recovery.rollout_id}
-        holder = None if recovery.ended else recovery.rollout_id
+        holder = recovery.rollout_id if recovery.locked else None
         return Decision("run", run, (recovery.words,), (), begin, holder, recovery, "hold", "rolled_back")
     return Decision("recover", run, (recovery.words,), (), begin, take_over=recovery.rollout_id, recovery=recovery)
+
+
+def _with_given(recovery: Recovery, targets: Targets) -> Recovery:
+    """What nobody has recorded may be said now, by rollout_previous."""
+    if recovery.undoing:
+        return recovery
+    hosts = {member.key: member.host for member in recovery.plan.members}
+    given = {key: _given((targets.own.get(host) or {}).get("previous")) for key, host in hosts.items()}
+    return replace(recovery, target={key: release or given.get(key) for key, release in recovery.target.items()})
+
+
+def _refuse_other_deploy(recovery: Recovery, run: Run, targets: Targets) -> None:
+    deployed = [key for step in run.plan.steps if step.kind == "deploy" for key in step.members]
+    if deployed and targets.deploy_key != recovery.deploy_key:
+        raise Refused(
+            f"rollout {recovery.rollout_id} deployed by {recovery.deploy_key}, and rollout_deploy is {targets.deploy_key} now; give "
+            "the same to take it back"
+        )
+    unknown = [key for key in deployed if recovery.target.get(key) is None]
+    if unknown and recovery.goes_forward:
+        raise Refused(f"nobody knows what ran on {_some(unknown)} before; say so with rollout_previous")
+
+
+def _given(value: t.Any) -> str | None:
+    """What a variable says; ansible-core before 2.19 makes text of a None in a template."""
+    text = "" if value is None else str(value).strip()
+    return text or None
 
 
 def _match(recovery: Recovery, targets: Targets, present: t.Mapping[str, Reading]) -> None:

@@ -23,7 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     Run,
     Settings,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import undo_steps
 
@@ -44,6 +44,7 @@ class Recovery:
     undoing: bool  # whether it was a way back itself
     outcome: str | None
     unfinished: bool
+    locked: bool
     carried: tuple[str, ...]
     target: t.Mapping[str, str | None]
     current: t.Mapping[str, str | None]
@@ -120,9 +121,19 @@ class Recovery:
         back = {
             key
             for key, member in members.items()
-            if self.target.get(key) is not None and seen[key] == self.target[key] and _everywhere_in(member, now)
+            if self.target.get(key) is not None and seen[key] == self.target[key] and _fleet.everywhere_in(member, now)
         }
-        return [tuple(key for key in group if key not in back) for group in self.deployed]
+        kept = back.union(self.unknown(now))
+        return [tuple(key for key in group if key not in kept) for group in self.deployed]
+
+    def unknown(self, now: Answers) -> list[str]:
+        """What carries traffic with the new release, and has nothing to go back to: taking it out would only cost capacity."""
+        touched = {key for group in self.deployed for key in group if key in self.carried}
+        return [
+            member.key
+            for member in self.plan.members
+            if member.key in touched and self.target.get(member.key) is None and _fleet.everywhere_in(member, now)
+        ]
 
     def _leave(self, now: Answers) -> tuple[Step, ...]:
         """What was not in rotation, got the release, and takes traffic: out again, as soon as the others are back."""
@@ -132,7 +143,11 @@ class Recovery:
 
     def _out(self, now: Answers) -> list[str]:
         touched = {key for group in self.deployed for key in group if key in self.carried}
-        return [member.key for member in self.plan.members if member.key in touched and not _everywhere_in(member, now)]
+        return [
+            member.key
+            for member in self.plan.members
+            if member.key in touched and not _fleet.everywhere_in(member, now)
+        ]
 
     def _is_swap(self) -> bool:
         """Whether what carried is still there as it was, so that only traffic goes back."""
@@ -153,15 +168,6 @@ class Recovery:
     def _release(self) -> str:
         targets = {self.target.get(key) for key in self.carried} - {None}
         return str(targets.pop()) if len(targets) == 1 else "as before"
-
-
-def _everywhere_in(member: Member, now: Answers) -> bool:
-    servers = [
-        _fleet.servers_of(answer, backend).get(name)
-        for answer in now.values()
-        for backend, name in member.servers.items()
-    ]
-    return all(server is not None and _fleet.carries(server) for server in servers)
 
 
 def back_from(answers: Answers, backends: t.Sequence[str]) -> Recovery | None:
@@ -199,12 +205,16 @@ def _recovery(rollout_id: str, own: t.Sequence[tuple[str, t.Mapping[str, t.Any]]
         plan = Plan.from_dict(begin["plan"])
         undoing = begin["action"] == "undo"
         deployed = _deployed(plan, begin, records, undoing)
+        outcomes = [record["outcome"] for record in records if record["outcome"]]
+        promoted = "promoted" in outcomes
         return Recovery(
             rollout_id=rollout_id,
             plan=plan,
             undoing=undoing,
-            outcome=next((record["outcome"] for record in records if record["outcome"]), None),
-            unfinished=locked or not all(record["ended"] for record in records),
+            outcome="promoted" if promoted else next(iter(outcomes), None),
+            # A promotion whose record was not closed everywhere is one all the same.
+            unfinished=not promoted and (locked or not all(record["ended"] for record in records)),
+            locked=locked,
             carried=tuple(str(key) for key in begin["carried"]),
             target=_texts(begin["releases"] if undoing else begin["previous"]),
             current=_texts(begin["previous"] if undoing else begin["releases"]),

@@ -78,10 +78,12 @@ def batched(
 def _next_batch(left: t.Sequence[Member], size: int, spread: bool) -> tuple[Member, ...]:
     batch: list[Member] = []
     domains: set[str] = set()
+    hosts: set[str] = set()
     for member in left:
-        if spread and member.domain in domains:
+        if (spread and member.domain in domains) or member.host in hosts:
             continue
         batch.append(member)
+        hosts.add(member.host)  # a host has its slots deployed one after the other
         if member.domain:
             domains.add(member.domain)
         if len(batch) == size:

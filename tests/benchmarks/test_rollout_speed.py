@@ -122,6 +122,7 @@ def swap_under_load(folder: pathlib.Path) -> Latencies:
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_p99_during_a_swap_is_at_most_one_and_a_tenth_of_p99_at_rest(tmp_path: pathlib.Path) -> None:
     latencies = Latencies((), ())
@@ -306,6 +307,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Costs]:
     return {size: roll_out(size, tmp_path_factory.mktemp(f"hosts{size}")) for size in SIZES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", SIZES)
 def test_all_hosts_are_asked_once_a_step_and_once_more_whose_turn_it_is_to_deploy(
     costs: dict[int, Costs], size: int
@@ -314,12 +316,14 @@ def test_all_hosts_are_asked_once_a_step_and_once_more_whose_turn_it_is_to_deplo
     assert asked == [[TURN, BARRIER] if "deploy" in step else [BARRIER] for step in STEPS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", SIZES)
 def test_no_task_of_a_poll_is_for_all_hosts(costs: dict[int, Costs], size: int) -> None:
     assert len(costs[size].polls) > len(STEPS)
     assert {poll.hosts for poll in costs[size].polls} == {1}
 
 
+@pytest.mark.long
 def test_a_poll_costs_the_same_however_many_hosts_there_are(costs: dict[int, Costs]) -> None:
     spent = {size: costs[size].poll_cpu for size in SIZES}
     times = spent[SIZES[-1]] / spent[SIZES[0]]
@@ -328,6 +332,7 @@ def test_a_poll_costs_the_same_however_many_hosts_there_are(costs: dict[int, Cos
     assert times <= POLL_TIMES
 
 
+@pytest.mark.long
 def test_a_step_costs_at_most_25_ms_a_host(costs: dict[int, Costs]) -> None:
     for size in SIZES:
         cost = costs[size]

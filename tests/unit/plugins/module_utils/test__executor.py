@@ -272,7 +272,22 @@ def test_a_host_whose_release_nobody_knows_is_told_nothing_and_named():
 def test_a_step_says_how_long_a_load_balancer_may_take(index, act, drain, capacity):
     (asked,) = tell(roll(), index, False)["lbs"]
     assert (asked["act"], asked["drain_timeout"], asked["capacity"] is not None) == (act, drain, capacity)
-    assert asked["timeout"] == drain + 30 + 30
+    # To settle, to come up, and what any call may take.
+    assert asked["timeout"] == (drain + 2 * 30 + 30 if act == "shift" else 30)
+
+
+def test_a_call_for_two_backends_may_take_twice_as_long():
+    made = [one._replace(servers={"shop": one.host, "api": one.host}) for one in fleet(2)]
+    found = {backend: {f"web{i}": server() for i in (1, 2)} for backend in ("shop", "api")}
+    (asked,) = tell(make_run(made, [Step("drain", ("web1",))], found), 0, False)["lbs"]
+    assert asked["timeout"] == 2 * (30 + 2 * 30) + 30
+
+
+def test_a_probe_takes_nothing_out_of_rotation():
+    made = fleet(3)
+    steps = [Step("deploy", ("web1",)), Step("probe", ("web1", "web2"))]
+    run = make_run(made, steps)
+    assert shifts(run, run.lbs[0], steps[1]) == {"shop": [{"name": "web1", "state": "drain"}]}
 
 
 def test_the_intent_of_a_step_names_it_and_its_mode():

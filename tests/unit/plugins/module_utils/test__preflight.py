@@ -65,8 +65,9 @@ def ran(name: str, release: str, lbs: t.Iterable[dict[str, t.Any]]) -> None:
             "remove serial, and use rolling_batches",
         ),
         (
-            {"any_errors_fatal": True},
-            "the play sets any_errors_fatal, which the rescue would inherit: one bad host would stop the undo on all; remove it",
+            {"inherited": ("any_errors_fatal",)},
+            "the play, or a block or role around the rollout, sets any_errors_fatal, which the rescue would inherit: one bad host would stop "
+            "the undo on all; remove it",
         ),
         (
             {"extra_vars": {"rollout_deploy_release", "rollout_release"}},
@@ -95,7 +96,7 @@ def test_a_rollback_needs_not_the_whole_fleet():
 
 @pytest.mark.parametrize("action", ["drain", "admit"])
 def test_hosts_leave_and_enter_rotation_in_batches_too(action):
-    check_play(play(list(OWN), batch=("web1",), any_errors_fatal=True), action)
+    check_play(play(list(OWN), batch=("web1",), inherited=("any_errors_fatal",)), action)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
