@@ -68,6 +68,7 @@ def test_the_share_that_was_seen_is_told(promoted: Seen) -> None:
     assert re.search(r"100 % of \d+ requests|observed share", promoted.result.output), promoted.result.output
 
 
+@pytest.mark.long
 def test_the_next_release_goes_to_the_other_colour(blue_green: Rollouts) -> None:
     blue_green.load()
     blue_green.blue_green("2.0.0").expect(0, "promoted")
@@ -83,6 +84,7 @@ def test_a_bake_without_any_traffic_is_no_pass(blue_green: Rollouts) -> None:
     blue_green.expect_traffic("1.0.0", BLUE)
 
 
+@pytest.mark.long
 def test_a_bake_of_nothing_needs_no_traffic(blue_green: Rollouts) -> None:
     blue_green.blue_green("2.0.0", blue_green_bake=0).expect(0, "promoted")
     blue_green.expect_traffic("2.0.0", GREEN)
@@ -131,6 +133,7 @@ def test_check_mode_shows_the_plan_and_the_weights_and_changes_nothing(blue_gree
     assert "\n+" in result.output, result.output
 
 
+@pytest.mark.long
 def test_check_mode_leaves_no_trace_that_a_rollout_would_find(blue_green: Rollouts) -> None:
     blue_green.load()
     assert blue_green.blue_green("2.0.0", "--check").code == 0
@@ -162,6 +165,7 @@ def test_a_release_that_turns_bad_in_the_bake_is_swapped_back_by_itself(blue_gre
     assert (summary.lost, summary.harmed > 0) == (0, True), summary.examples
 
 
+@pytest.mark.long
 def test_a_release_that_is_bad_sometimes_but_within_the_limit_is_promoted(blue_green: Rollouts) -> None:
     blue_green.load(rate=150)
     bad = {"2.0.0": {"behaviour": "errors", "rate": 0.01}}
@@ -225,6 +229,7 @@ def test_a_state_that_would_not_survive_a_reload_is_refused(start_blue_green: t.
     shop.expect_traffic("1.0.0", BLUE)
 
 
+@pytest.mark.long
 def test_a_state_that_would_not_survive_a_reload_is_accepted_on_request(
     start_blue_green: t.Callable[..., Rollouts],
 ) -> None:

@@ -119,7 +119,7 @@ PROMOTED, ROLLED_BACK = "release 2.0.0: promoted", "release 2.1.0: rolled back"
     ("arguments", "releases"),
     [
         ([], [PROMOTED, ROLLED_BACK]),
-        (["--strategy", "rolling"], [PROMOTED]),
+        pytest.param(["--strategy", "rolling"], [PROMOTED], marks=pytest.mark.long),
         (["--strategy", "rolling", "--bad"], [ROLLED_BACK]),
     ],
 )
@@ -140,7 +140,7 @@ def test_releases_lose_no_request_and_end_as_they_should(
     assert demo.left() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_ends_it_and_nothing_is_left(start_demo: t.Callable[..., Demo], number: signal.Signals) -> None:
     demo = start_demo("--strategy", "rolling")
     demo.wait_for("Step 2 of", SET_UP_SECONDS)
@@ -150,6 +150,7 @@ def test_a_signal_ends_it_and_nothing_is_left(start_demo: t.Callable[..., Demo],
     assert demo.left() == []
 
 
+@pytest.mark.long
 def test_no_process_is_left_even_when_it_is_killed(start_demo: t.Callable[..., Demo]) -> None:
     demo = start_demo("--strategy", "rolling")
     demo.wait_for("in rotation]", SET_UP_SECONDS)

@@ -53,6 +53,7 @@ def test_every_host_is_out_of_rotation_one_by_one_and_back_in_the_end(promoted: 
         ({"rolling_batches": 2, "rolling_max_unavailable": "49%"}, [{host} for host in HOSTS]),
     ],
 )
+@pytest.mark.long
 def test_no_more_hosts_are_out_than_a_batch(
     rolling: Rollouts, given: dict[str, t.Any], expected: list[set[str]]
 ) -> None:
@@ -64,6 +65,7 @@ def test_no_more_hosts_are_out_than_a_batch(
     assert [batch for batch in expected if batch in out] == expected
 
 
+@pytest.mark.long
 def test_no_batch_takes_two_hosts_of_one_domain(start_rollouts: t.Callable[..., Rollouts]) -> None:
     racks = {host: {"rack": rack} for host, rack in zip(HOSTS, ["a", "a", "b", "b"])}
     shop = start_rollouts(apps=4, hosts=racks, variables={"rolling_batches": 2, "rolling_spread_by": "rack"})
@@ -73,6 +75,7 @@ def test_no_batch_takes_two_hosts_of_one_domain(start_rollouts: t.Callable[..., 
     assert any(len(out) == 2 for out in watch.out())
 
 
+@pytest.mark.long
 def test_a_second_run_of_the_same_release_changes_nothing(rolling: Rollouts) -> None:
     rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
     started, states = rolling.starts(), rolling.states()
@@ -133,6 +136,7 @@ def test_hosts_go_back_without_a_lost_request(rolled_back: Seen) -> None:
     assert (rolled_back.summary.lost, rolled_back.summary.harmed) == (0, 0), rolled_back.summary.examples
 
 
+@pytest.mark.long
 def test_the_last_host_failing_is_a_failure(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(
         apps=3,
@@ -181,6 +185,7 @@ def test_a_rollback_puts_the_previous_release_back_host_by_host(rolling: Rollout
 # --- Maintenance
 
 
+@pytest.mark.long
 def test_a_host_may_reboot_in_its_batch(rolling: Rollouts) -> None:
     fleet, gate = rolling.fleet, rolling.gate
     mark = {"path": "{{ fleet_directory }}/{{ inventory_hostname }}/off", "state": "touch"}

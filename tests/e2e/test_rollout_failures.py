@@ -81,6 +81,7 @@ def test_a_handler_that_fails_fails_the_deploy(blue_green: Rollouts) -> None:
     assert "the disk is full" in result.message
 
 
+@pytest.mark.long
 def test_a_handler_runs_in_its_step_and_not_again_after_the_undo(blue_green: Rollouts) -> None:
     change = {"name": "Change", "ansible.builtin.debug": {}, "changed_when": True, "notify": "Restart"}
     restart = {"name": "Restart", "ansible.builtin.debug": {"msg": "{{ rollout_deploy_release }}"}}
@@ -142,6 +143,7 @@ def test_a_host_that_is_lost_in_its_batch_stays_out_and_the_others_go_back(rolli
     assert "web2" in result.message
 
 
+@pytest.mark.long
 def test_a_host_that_is_lost_in_the_undo_stays_out_and_the_others_go_back(
     start_rollouts: t.Callable[..., Rollouts],
 ) -> None:
@@ -231,6 +233,7 @@ def test_a_load_balancer_that_is_silent_from_the_start_stops_everything(blue_gre
     blue_green.expect_traffic("1.0.0", BLUE)
 
 
+@pytest.mark.long
 def test_a_load_balancer_that_falls_silent_in_the_swap_does_not_keep_the_other_from_the_rescue(
     blue_green: Rollouts,
 ) -> None:
@@ -251,6 +254,7 @@ def test_a_load_balancer_that_falls_silent_in_the_swap_does_not_keep_the_other_f
     assert lost[0] in result.message
 
 
+@pytest.mark.long
 def test_an_haproxy_that_hangs_in_the_swap_does_not_keep_the_other_from_the_rescue(blue_green: Rollouts) -> None:
     hung: list[str] = []
 
