@@ -28,6 +28,8 @@ from local_fleet.load import Load, Profile
 from local_fleet.supervisor import FleetError
 from local_fleet.tally import Summary, Terms
 
+pytestmark = pytest.mark.alone
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 30.0
 VERSIONS = [
@@ -363,8 +365,6 @@ def test_the_generator_ends_with_its_owner(fleet: Fleet) -> None:
 import sys
 from local_fleet.fleet import RunningFleet
 from local_fleet.load import Load
-
-pytestmark = pytest.mark.alone
 with Load(RunningFleet.open({fleet.directory!r})) as load:
     print(load.pid, flush=True)
     sys.stdin.read()
