@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import abc
 import typing as t
 
 from ansible.errors import AnsibleActionFail
@@ -28,5 +29,6 @@ class RolloutAction(ActionBase):  # type: ignore[misc]  # Ansible tells no types
             raise AnsibleActionFail(f"{self._task.action}: {type(exc).__name__}: {exc}") from exc
         return {**result, "changed": False, **decided}
 
+    @abc.abstractmethod
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
-        raise NotImplementedError
+        """What the action returns for its options, besides `changed`."""
