@@ -40,3 +40,19 @@ attributes:
     membership:
       - steady.rollout.rollout
 """
+
+    # The parts of a role on the controller.
+    PART = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    details:
+      - It changes nothing.
+  diff_mode:
+    support: N/A
+    details:
+      - It changes nothing.
+  idempotent:
+    support: full
+"""

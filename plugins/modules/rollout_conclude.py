@@ -19,17 +19,7 @@ author:
 extends_documentation_fragment:
   - steady.rollout.attributes
   - steady.rollout.attributes.actiongroup_rollout
-attributes:
-  check_mode:
-    support: full
-    details:
-      - It changes nothing.
-  diff_mode:
-    support: N/A
-    details:
-      - It changes nothing.
-  idempotent:
-    support: full
+  - steady.rollout.attributes.part
 options:
   run:
     description:
