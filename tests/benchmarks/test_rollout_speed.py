@@ -32,13 +32,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 # ---------------------------------------------------------------------------------------------------------------------
 # Clients: the p99 around a swap, and at rest while Ansible runs as well
 
-SWAPS = 5
+SWAPS = 8
 REST_SECONDS = 7
 BEFORE, AFTER = 1.0, 2.0  # seconds around a swap
 MARGIN = 0.5  # seconds between what counts as around a swap and what counts as rest
 SWAP_LIMIT = 1.1
-# What else the machine does moves a run's figure by some 20 %: a run that misses is put together with another.
-RUNS = 3
 
 
 def there_and_back() -> list[dict[str, t.Any]]:
@@ -111,7 +109,7 @@ def swap_under_load(folder: pathlib.Path) -> Latencies:
         rest_green(shop)
         load = shop.load(rate=300.0)
         running = shop.start([play], rollout_release="2.0.0")
-        running.result(240).expect(0, "promoted")
+        running.result(450).expect(0, "promoted")
         load.stop()
         assert load.summary().lost == 0, load.summary().examples
         records = sorted(load.records(), key=lambda record: record.due)
@@ -125,16 +123,9 @@ def swap_under_load(folder: pathlib.Path) -> Latencies:
 @pytest.mark.long
 @pytest.mark.timeout(500)
 def test_p99_during_a_swap_is_at_most_one_and_a_tenth_of_p99_at_rest(tmp_path: pathlib.Path) -> None:
-    latencies = Latencies((), ())
-    for run in range(RUNS):
-        folder = tmp_path / str(run)
-        folder.mkdir()
-        found = swap_under_load(folder)
-        latencies = Latencies([*latencies.swap, *found.swap], [*latencies.rest, *found.rest])
-        print(f"\nthis run: {found}\nall runs: {latencies}")
-        if latencies.ratio <= SWAP_LIMIT:
-            return
-    raise AssertionError(f"above {SWAP_LIMIT} times in {RUNS} runs: {latencies}")
+    latencies = swap_under_load(tmp_path)
+    print(f"\n{latencies}")
+    assert latencies.ratio <= SWAP_LIMIT
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,7 +135,7 @@ SIZES = (10, 50, 200)
 BARE = "Do nothing on every host"
 BARE_TASKS = 4
 STEP = "See what is to be done"
-END = "End the rollout"
+END = "Go on only when the last step went well"
 BARRIER = "Let nobody go on unless all went well"
 TURN = "Deploy on the hosts of the step"
 POLL = ("Look, unless it is decided", "Tell how it looks")  # the first and the last task of one
@@ -309,11 +300,9 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Costs]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", SIZES)
-def test_all_hosts_are_asked_once_a_step_and_once_more_whose_turn_it_is_to_deploy(
-    costs: dict[int, Costs], size: int
-) -> None:
+def test_all_hosts_are_asked_once_a_step(costs: dict[int, Costs], size: int) -> None:
     asked = [[task.task for task in costs[size].on_all(step)] for step in costs[size].steps]
-    assert asked == [[TURN, BARRIER] if "deploy" in step else [BARRIER] for step in STEPS]
+    assert asked == [[TURN] if "deploy" in step else [BARRIER] for step in STEPS]
 
 
 @pytest.mark.long
@@ -341,8 +330,5 @@ def test_a_step_costs_at_most_25_ms_a_host(costs: dict[int, Costs]) -> None:
         alone = statistics.median(sum(task.cpu for task in step if task.hosts <= 1) for step in cost.steps)
         print(f"\n{size} hosts, ms a host: {told}; a task that does nothing {cost.bare_ms:.1f}")
         print(f"what is done once in a step takes {alone:.2f} s of the processor, polls included")
-    cost = costs[SIZES[-1]]
-    barriers = [
-        task.wall / cost.size * 1e3 for step in cost.steps for task in cost.on_all(step) if task.task == BARRIER
-    ]
-    assert min(barriers) <= cost.limit_ms
+    # With few hosts it is mostly what a task costs whoever it is for.
+    assert statistics.median(spent) <= cost.limit_ms
