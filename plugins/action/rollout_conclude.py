@@ -33,14 +33,28 @@ class ActionModule(RolloutAction):
     }
 
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        told, rollout_id = options["told"], options["run"]["rollout_id"]
+        previous = _conclusion.of_this(options["previous"], rollout_id, told["mode"])
+        if not told["lbs"]:
+            return _conclusion.left_out(told, rollout_id, previous)
+        try:
+            return self._conclude(options, previous, task_vars)
+        except (ValueError, LookupError, TypeError) as exc:
+            # All hosts ask for what is returned here, also on the way back, where nothing may fail.
+            problem = f"{told['words']}: a defect: {type(exc).__name__}: {exc}"
+            problems = [*previous.get("problems", ()), problem]
+            return _conclusion.left_out(told, rollout_id, {**previous, "problem": problem, "problems": problems})
+
+    def _conclude(
+        self, options: dict[str, t.Any], previous: t.Mapping[str, t.Any], task_vars: dict[str, t.Any]
+    ) -> dict[str, t.Any]:
         told = options["told"]
-        previous = _conclusion.of_this(options["previous"], options["run"]["rollout_id"], told["mode"])
         run = without(Run.from_dict(options["run"]), previous.get("lost", ()))
         step = run.plan.steps[told["index"]]
         problems, failed_lbs = _conclusion.lb_problems(told, options["acts"], options["probes"], options["looks"])
-        if told["watch"] and told["lbs"] and not problems:
+        if told["watch"] and not problems:
             problems += _conclusion.watch_problems(told, options["watch"], run.settings.inconclusive)
-        failed_hosts = self._failed_hosts(run, told, task_vars) if options["deployed"] and told["lbs"] else {}
+        failed_hosts = self._failed_hosts(run, told, task_vars) if options["deployed"] else {}
         unknown = unknown_releases(run, step) if options["deployed"] else []
         problems += [*failed_hosts.values(), *(f"nobody knows which release to put back on {key}" for key in unknown)]
         at = _conclusion.progress(told, previous)
@@ -50,9 +64,8 @@ class ActionModule(RolloutAction):
         members = [run.members[key] for key in step.members]
         bad_hosts = {*failed_hosts, *(run.members[key].host for key in unknown)}
         lost = _conclusion.lost_members(members, options["probes"], bad_hosts) if problem else []
-        done = bool(told["lbs"])  # a step that was left out says nothing new
         return {
-            "ok": done and not problem,
+            "ok": not problem,
             "rollout_id": run.rollout_id,
             "mode": run.mode,
             "index": told["index"],
@@ -60,6 +73,7 @@ class ActionModule(RolloutAction):
             "problems": [*previous.get("problems", ()), *([f"{told['words']}: {problem}"] if problem else ())],
             "lost": sorted({*previous.get("lost", ()), *lost}),
             "failed_lbs": failed_lbs,
+            "hosts": [] if problem else sorted(told["hosts"]),
             "progress_at": time.time() if told["kind"] in ("admit", *WATCHES) and not problem else at,
             "notes": notes(run, told, problem),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils._conclusion import of_this
+from ansible_collections.steady.rollout.plugins.module_utils._conclusion import of_this, well_so_far
 from ansible_collections.steady.rollout.plugins.module_utils._executor import FORWARD, Run, tell, without
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
@@ -26,8 +26,7 @@ class ActionModule(RolloutAction):
         previous = of_this(previous, run.rollout_id, run.mode)
         run = without(run, previous.get("lost", ()))
         step = run.plan.steps[options["index"]]
-        failed = bool(previous) and not previous.get("ok")
-        stopped = failed if run.mode == FORWARD else not step.members
+        stopped = not well_so_far(previous, options["index"]) if run.mode == FORWARD else not step.members
         at = time.time()
         # What a watch has found belongs to this very step, and to no earlier one of the same number.
         return {**tell(run, options["index"], stopped), "at": at, "key": f"{run.mode}:{options['index']}:{at}"}

@@ -109,6 +109,28 @@ def of_this(concluded: t.Mapping[str, t.Any], rollout_id: str, mode: str) -> t.M
     return concluded if (concluded.get("rollout_id"), concluded.get("mode")) == (rollout_id, mode) else {}
 
 
+def well_so_far(previous: t.Mapping[str, t.Any], index: int) -> bool:
+    """Whether the step before step ``index`` is known to have gone well: a deploy that failed stops no host by itself."""
+    return index == 0 or (bool(previous.get("ok")) and int(previous["index"]) == index - 1)
+
+
+def left_out(told: t.Mapping[str, t.Any], rollout_id: str, previous: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The conclusion of a step that was left out: nothing went well, and what the step before it said still holds."""
+    return {
+        "ok": False,
+        "rollout_id": rollout_id,
+        "mode": told["mode"],
+        "index": told["index"],
+        "problem": previous.get("problem", ""),
+        "problems": list(previous.get("problems", ())),
+        "lost": list(previous.get("lost", ())),
+        "failed_lbs": list(previous.get("failed_lbs", ())),
+        "hosts": [],
+        "progress_at": progress(told, previous),
+        "notes": [],
+    }
+
+
 def progress(told: t.Mapping[str, t.Any], previous: t.Mapping[str, t.Any]) -> float:
     """When hosts last came into rotation, or else when the steps began."""
     if previous.get("progress_at"):

@@ -339,10 +339,10 @@ def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
 
 
 def turns(run: Run) -> list[dict[str, t.Any]]:
-    """For each step the tasks that take it, and whether they stop the hosts when it fails: on the way back nothing does."""
-    files = {"deploy": "deploy.yml"}
+    """For each step the tasks that take it. Only step.yml stops the hosts when it fails: on the way back nothing does."""
+    plain = "step.yml" if run.mode == FORWARD else "control.yml"
     return [
-        {"index": index, "file": files.get(step.kind, "step.yml"), "stops": run.mode == FORWARD}
+        {"index": index, "file": "deploy.yml" if step.kind == "deploy" else plain}
         for index, step in enumerate(run.plan.steps)
     ]
 
@@ -431,21 +431,17 @@ def notes(run: Run, told: t.Mapping[str, t.Any], problem: str) -> list[dict[str,
     record = {"step": told["index"], "mode": run.mode, "kind": step.kind, "ok": not problem, "problem": problem}
     if told["kind"] in ("drain", "admit", "traffic") and not problem:
         return []  # the module recorded the result of what it changed
-    return (
-        [
-            {
-                **how_to_reach(lb),
-                "act": "note",
-                "event": "result",
-                "record": record,
-                "releases": {backend: seen[backend] for backend in lb.found if backend in seen},
-                "timeout": int(run.settings.lb_timeout),
-            }
-            for lb in run.lbs
-        ]
-        if told["lbs"]
-        else []
-    )
+    return [
+        {
+            **how_to_reach(lb),
+            "act": "note",
+            "event": "result",
+            "record": record,
+            "releases": {backend: seen[backend] for backend in lb.found if backend in seen},
+            "timeout": int(run.settings.lb_timeout),
+        }
+        for lb in run.lbs
+    ]
 
 
 def how_to_reach(lb: LoadBalancer) -> dict[str, t.Any]:

@@ -11,11 +11,13 @@ from ansible_collections.steady.rollout.plugins.module_utils._conclusion import 
     bad,
     host_problems,
     lb_problems,
+    left_out,
     lost_members,
     overdue,
     progress,
     reasons,
     watch_problems,
+    well_so_far,
     why,
 )
 from hypothesis import given
@@ -201,3 +203,38 @@ def test_progress_is_when_hosts_last_came_into_rotation(previous, since):
 )
 def test_a_rolling_release_without_progress_is_overdue(now, deadline, words):
     assert overdue(100, now, deadline) == ([words] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("previous", "well"),
+    [
+        ({"ok": True, "index": 1}, True),
+        ({"ok": True, "index": "1"}, True),  # ansible-core 2.17 makes text of numbers
+        ({"ok": False, "index": 1}, False),
+        ({"ok": True, "index": 0}, False),
+        ({"failed": True, "msg": "a defect"}, False),
+        ({}, False),
+    ],
+)
+def test_a_step_is_taken_only_after_the_good_end_of_the_one_before(previous: dict[str, t.Any], well: bool) -> None:
+    assert well_so_far(previous, 2) is well
+    assert well_so_far(previous, 0)
+
+
+def test_a_step_that_was_left_out_says_again_what_went_wrong_and_notes_nothing():
+    before = {
+        "ok": False,
+        "index": 1,
+        "problem": "web1: x",
+        "problems": ["Step 2: web1: x"],
+        "lost": ["web1"],
+        "failed_lbs": ["lb1"],
+        "progress_at": 7.0,
+    }
+    after = left_out(told(lbs=[]), "r1", before)
+    assert after == {**before, "index": 2, "rollout_id": "r1", "mode": "forward", "hosts": [], "notes": []}
+
+
+def test_a_step_that_was_left_out_after_nothing_at_all_did_not_go_well():
+    after = left_out(told(lbs=[], at=3.0), "r1", {})
+    assert (after["ok"], after["problem"], after["lost"]) == (False, "", [])

@@ -334,13 +334,11 @@ def test_what_is_left_of_many_polls_is_passed_over_in_few_batches():
     assert max(map(len, told["polls"])) <= 18
 
 
-def test_the_tasks_of_a_step_stop_the_hosts_only_on_the_way_forward():
+def test_the_hosts_are_stopped_after_a_step_but_not_on_the_way_back():
     run = make_run(BLUE_GREEN, parse_steps([{"deploy": "green"}, {"probe": "green"}], BLUE_GREEN))
-    assert turns(run) == [
-        {"index": 0, "file": "deploy.yml", "stops": True},
-        {"index": 1, "file": "step.yml", "stops": True},
-    ]
-    assert not [turn for turn in turns(dataclasses.replace(run, mode="undo")) if turn["stops"]]
+    assert turns(run) == [{"index": 0, "file": "deploy.yml"}, {"index": 1, "file": "step.yml"}]
+    back = turns(dataclasses.replace(run, mode="undo"))
+    assert [turn["file"] for turn in back] == ["deploy.yml", "control.yml"]
 
 
 def test_a_bake_watches_the_new_side_and_needs_requests():
@@ -408,8 +406,3 @@ def test_a_probe_that_failed_records_no_release():
     run = roll()
     assert notes(run, tell(run, 2, False), "no answer")[0]["releases"] == {}
     assert notes(run, tell(run, 2, False), "")[0]["releases"] == {"shop": {"web1": {"role:shop.release": NEW}}}
-
-
-def test_a_step_that_was_left_out_is_not_noted():
-    run = roll()
-    assert notes(run, tell(run, 1, True), "the step before failed") == []
