@@ -16,6 +16,7 @@ from ansible.utils.display import Display
 from ansible_collections.steady.rollout.plugins.module_utils import _preflight
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     end_state,
+    grant,
     how_to_reach,
     safe_at,
     shifts,
@@ -61,6 +62,7 @@ class ActionModule(RolloutAction):
                 **how_to_reach(lb),
                 "record": {**decision.begin, "found": lb.found},
                 "safe": None if decision.kind == "recover" else safe_at(run, lb, -1),
+                **grant(run.settings, "begin"),
                 "timeout": int(run.settings.lb_timeout),
             }
             for lb in run.lbs
@@ -83,6 +85,7 @@ class ActionModule(RolloutAction):
                 {
                     **how_to_reach(lb),
                     "act": "restore",
+                    **grant(run.settings, "restore"),
                     "health_timeout": run.settings.health_timeout,
                     "timeout": int(len(lb.found) * run.settings.health_timeout + run.settings.lb_timeout),
                 }
@@ -100,6 +103,7 @@ class ActionModule(RolloutAction):
             ],
             "outcome": decision.outcome,
             "take_over": decision.take_over,
+            "reason": decision.reason,
             "on_failure": decision.on_failure,
             "who": self._who(task_vars),
         }

@@ -59,6 +59,9 @@ class Settings:
     headroom: float
     share_tolerance: float
     lb_timeout: float  # what a call may take beyond what it was told to wait
+    lease: float  # how long an act of traffic or analysis is trusted
+    deploy_lease: float  # and one that waits for hosts to be deployed
+    guard: str
     interval: float
     max_error_rate: float
     min_requests: int
@@ -322,6 +325,7 @@ def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
         "lbs": [],
         "probes": [],
         "looks": [],
+        "polled": [],
         "hosts": {},
         "watch": None,
         "polls": [],
@@ -331,6 +335,7 @@ def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
     told["lbs"] = [_tell_lb(run, lb, index) for lb in run.lbs]
     told["hosts"] = _tell_hosts(run, step) if step.kind == "deploy" else {}
     told["watch"] = _tell_watch(run, index)
+    told["polled"] = [_tell_poll(run, lb, step) for lb in run.lbs] if told["watch"] else []
     told["polls"] = _in_batches(told["watch"]["polls"]) if told["watch"] else []
     places = watched(run, step) if step.kind in ("probe", *WATCHES) else []
     told["probes"] = [_tell_probe(run, lb, places, step.kind == "probe") for lb in run.lbs] if places else []
@@ -371,11 +376,19 @@ def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
         "health_timeout": settings.health_timeout,
         "allow_unchecked": settings.allow_unchecked,
         "capacity": _tell_capacity(run, lb, step),
+        **grant(settings, step.kind),
         # Backends are changed one after the other; each may have to settle, come up, and be drained.
         "timeout": int(max(1, len(servers)) * (drain_timeout + 2 * settings.health_timeout) + settings.lb_timeout)
         if servers
         else int(settings.lb_timeout),
     }
+
+
+def grant(settings: Settings, kind: str) -> dict[str, t.Any]:
+    """The lease of an act: it must last until the next one, whatever happens between the two."""
+    between = settings.interval if kind in WATCHES else settings.healthy_deadline if kind == "probe" else 0.0
+    seconds = settings.deploy_lease if kind == "deploy" else settings.lease + between
+    return {"lease": seconds, "guard": settings.guard}
 
 
 def _tell_capacity(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any] | None:
@@ -413,6 +426,15 @@ def _tell_probe(run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]],
     }
 
 
+def _tell_poll(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
+    """One reading, which prolongs the lease."""
+    return {
+        **how_to_reach(lb),
+        **grant(run.settings, step.kind),
+        "timeout": int(run.settings.lb_timeout),
+    }
+
+
 def _tell_look(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
     """Whom the load balancer itself must see healthy."""
     places = watched(run, step)
@@ -436,6 +458,7 @@ def notes(run: Run, told: t.Mapping[str, t.Any], problem: str) -> list[dict[str,
             **how_to_reach(lb),
             "act": "note",
             "event": "result",
+            **grant(run.settings, "note"),
             "record": record,
             "releases": {backend: seen[backend] for backend in lb.found if backend in seen},
             "timeout": int(run.settings.lb_timeout),
@@ -508,6 +531,7 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
         "require_requests": require,
         "of_share": step.kind == "traffic",
         "name": _name(run, step),
+        "rest_name": _rest_name(run, step),
         "expected": expected,
     }
 
@@ -552,6 +576,14 @@ def _name(run: Run, step: Step) -> str:
     tracks = {member.track for member in members}
     whole = len(tracks) == 1 and all(member.key in keys for member in run.plan.members if member.track in tracks)
     return tracks.pop() or "the fleet" if whole else listed([member.key for member in members])
+
+
+def _rest_name(run: Run, step: Step) -> str:
+    """What the servers are called that are not watched: their track, or the rest."""
+    keys = _watched_keys(run, step)
+    others = {member.track for member in run.plan.members if member.key not in keys}
+    watched_tracks = {member.track for member in run.plan.members if member.key in keys}
+    return others.pop() or "the rest" if len(others) == 1 and not others & watched_tracks else "the rest"
 
 
 def wanted_share(run: Run, lb_found: Found, step: Step, expected: t.Mapping[str, t.Mapping[str, ServerState]]) -> float:

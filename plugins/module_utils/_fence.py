@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from ansible_collections.steady.rollout.plugins.module_utils import _journal as journal
 from ansible_collections.steady.rollout.plugins.module_utils import _lock
 from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
+from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import (
     Folder,
@@ -31,20 +32,25 @@ from ansible_collections.steady.rollout.plugins.module_utils._state_dir import (
 
 DEFAULT_STATE_DIR = "/var/lib/steady-rollout"
 FENCE, LOCK, JOURNAL, SAFE, RELEASES = "fence", "lock", "journal.jsonl", "safe.json", "releases.json"
+LEASE = "lease"
 
 Releases = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The rollout that holds a backend. ``since``: UTC, ISO 8601. ``who``: user, host, job, as far as they were given."""
+    """The rollout that holds a backend. ``since``: UTC, ISO 8601. ``who``: user, host, job, as far as they were given.
+
+    ``abandoned``: why its controller may act no more, as the guard wrote it; "" while it may. It still keeps others out.
+    """
 
     rollout_id: str
     since: str
     who: t.Mapping[str, t.Any] = field(default_factory=dict)
+    abandoned: str = ""
 
     def as_dict(self) -> dict[str, t.Any]:
-        return {"rollout_id": self.rollout_id, "since": self.since, "who": dict(self.who)}
+        return {"rollout_id": self.rollout_id, "since": self.since, "who": dict(self.who), "abandoned": self.abandoned}
 
     def words(self) -> str:
         return f"rollout {self.rollout_id} ({self.origin()})"
@@ -66,7 +72,8 @@ class Records:
         if found is None:
             return None
         try:
-            return Holder(str(found["rollout_id"]), str(found["since"]), dict(found["who"]))
+            abandoned = str(found.get("abandoned") or "")
+            return Holder(str(found["rollout_id"]), str(found["since"]), dict(found["who"]), abandoned)
         except (KeyError, TypeError, ValueError) as exc:
             raise self._damaged(LOCK) from exc
 
@@ -78,8 +85,29 @@ class Records:
         """Whether the lock is of the backend that is locked under ``name``: two HAProxy of a host may have the same backend."""
         return (self._load(LOCK) or {}).get("name") == name
 
+    def abandon(self, why: str) -> None:
+        """The rollout keeps its lock, and its controller may act no more."""
+        found = self._load(LOCK)
+        if found is not None:
+            self._store(LOCK, {**found, "abandoned": why})
+
     def release(self) -> None:
         self._folder.remove(LOCK)
+
+    def lease(self) -> Lease | None:
+        found = self._load(LEASE)
+        if found is None:
+            return None
+        try:
+            return Lease.from_dict(found)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise self._damaged(LEASE) from exc
+
+    def grant(self, lease: Lease) -> None:
+        self._store(LEASE, lease.as_dict())
+
+    def drop_lease(self) -> None:
+        self._folder.remove(LEASE)
 
     def safe(self) -> dict[str, t.Any] | None:
         """{rollout_id, servers: {name: {weight, state}}}"""
@@ -172,8 +200,13 @@ def looked_at(state_dir: str, backend: str) -> t.Iterator[Records | None]:
 
 
 @contextlib.contextmanager
-def fenced(state_dir: str, backends: t.Iterable[str], rollout_id: str, seconds: float) -> t.Iterator[list[Records]]:
-    """Hold the fences of ``backends``, which rollout ``rollout_id`` must hold, waiting up to ``seconds`` for each."""
+def fenced(
+    state_dir: str, backends: t.Iterable[str], rollout_id: str, seconds: float, abandoned: bool = False
+) -> t.Iterator[list[Records]]:
+    """Hold the fences of ``backends``, which rollout ``rollout_id`` must hold, waiting up to ``seconds`` for each.
+
+    ``abandoned``: also when its controller may act no more, as for the guard.
+    """
     with contextlib.ExitStack() as stack:
         found = []
         for backend in sorted(set(backends)):
@@ -183,7 +216,7 @@ def fenced(state_dir: str, backends: t.Iterable[str], rollout_id: str, seconds: 
             stack.enter_context(_fence(folder, backend, seconds))
             found.append(Records(folder, backend))
         for records in found:
-            require(records, rollout_id)
+            require(records, rollout_id, abandoned)
         yield found
 
 
@@ -201,7 +234,7 @@ def fenced_for_beginning(state_dir: str, backends: t.Iterable[str], seconds: flo
 
 @contextlib.contextmanager
 def _fence(folder: Folder, backend: str, seconds: float) -> t.Iterator[None]:
-    handle = folder.open_file(FENCE, os.O_RDWR | os.O_CREAT)
+    handle = _open_fence(folder)
     try:
         try:
             _lock.take(handle, seconds)
@@ -212,18 +245,47 @@ def _fence(folder: Folder, backend: str, seconds: float) -> t.Iterator[None]:
         os.close(handle)
 
 
-def require(records: Records, rollout_id: str) -> None:
-    """Raises StateError unless the rollout holds the backend."""
+def _open_fence(folder: Folder) -> int:
+    try:
+        return folder.open_file(FENCE, os.O_RDWR | os.O_CREAT)
+    except StateError:
+        # Traffic can be returned on a disk that cannot be written any more: a lock needs no writing.
+        return folder.open_file(FENCE, os.O_RDONLY)
+
+
+def require(records: Records, rollout_id: str, abandoned: bool = False) -> None:
+    """Raises StateError unless the rollout holds the backend, and its controller may act or ``abandoned`` is enough."""
     holder = records.holder()
-    if holder is None or holder.rollout_id != rollout_id:
+    if holder is None or holder.rollout_id != rollout_id or (holder.abandoned and not abandoned):
         raise lost(rollout_id, records.backend, holder)
 
 
-def lost(rollout_id: str, backend: str, holder: Holder | None) -> StateError:
+class Lost(StateError):
+    """The rollout may not act here any more. ``abandoned``: what the guard wrote, "" where another one holds the backend."""
+
+    def __init__(self, text: str, abandoned: str) -> None:
+        super().__init__(text)
+        self.abandoned = abandoned
+
+
+def lost(rollout_id: str, backend: str, holder: Holder | None) -> Lost:
+    abandoned = holder.abandoned if holder and holder.rollout_id == rollout_id else ""
     whose = f"{holder.rollout_id} does ({holder.origin()})" if holder else "nobody does"
-    return StateError(
-        f"rollout {rollout_id} no longer holds backend {backend} on this load balancer: {whose}. Nothing was changed."
+    return Lost(
+        f"rollout {rollout_id} no longer holds backend {backend} on this load balancer: {abandoned or whose}. Nothing was changed.",
+        abandoned,
     )
+
+
+def armed_backends(state_dir: str) -> list[str]:
+    """The backends for which a lease was granted there, each as its folder's name says."""
+    try:
+        names = sorted(os.listdir(state_dir))
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise StateError(f"{state_dir} cannot be read: {exc.strerror or exc}") from exc
+    return [urllib.parse.unquote(name) for name in names if os.path.lexists(os.path.join(state_dir, name, LEASE))]
 
 
 def foresee(state_dir: str, backends: t.Iterable[str], rollout_id: str) -> None:

@@ -51,9 +51,10 @@ def exclusive_folder(path: str, seconds: float) -> t.Iterator[None]:
 def take(handle: int, seconds: float) -> None:
     """Lock an open file, until it is closed; wait for it up to ``seconds``. Raises LockError."""
     _wait(handle, seconds)
-    # For the message of whoever waits in vain.
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    # For the message of whoever waits in vain; a full disk is no reason not to hold it.
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
 
 
 def _wait(handle: int, seconds: float) -> None:

@@ -24,6 +24,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     walk,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
+from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as _lease_problem
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
@@ -38,6 +39,7 @@ INHERITED = {
     "ignore_unreachable": "so that a dead host would go on with its next task, and count as deployed",
 }
 STRATEGIES = ("blue_green", "rolling", "custom")
+GUARDS = ("auto", "systemd", "process", "off")
 # drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own.
 ACTIONS = ("run", "rollback", "drain", "admit")
 # Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
@@ -248,6 +250,8 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
         raise Refused(f"rollout_analysis.inconclusive is {given['inconclusive']!r}; it can be rollback or continue")
     if control["on_drain_timeout"] not in ("fail", "continue", "cut"):
         raise Refused(f"rollout_on_drain_timeout is {control['on_drain_timeout']!r}; it can be fail, continue or cut")
+    if control["guard"] not in GUARDS:
+        raise Refused(f"rollout_guard is {control['guard']!r}; it can be {', '.join(GUARDS)}")
     probe = control["probe"] or {}
     if not isinstance(probe, t.Mapping):
         raise Refused(f"rollout_probe must be a map such as {{path: /health}}, not {_short(probe)}")
@@ -268,12 +272,22 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
         headroom=_percent(control["headroom"], "rollout_headroom"),
         share_tolerance=_percent(control["share_tolerance"], "rollout_share_tolerance"),
         lb_timeout=max(1.0, duration(control["lb_timeout"])),
+        lease=_lease(control["lease_seconds"], "rollout_lease_seconds"),
+        deploy_lease=_lease(control["deploy_timeout"], "rollout_deploy_timeout"),
+        guard=control["guard"],
         interval=max(0.2, duration(given["interval"])),
         max_error_rate=_percent(given["max_error_rate"], "rollout_analysis.max_error_rate"),
         min_requests=_count(given["min_requests"], "rollout_analysis.min_requests"),
         inconclusive=given["inconclusive"],
         probe=dict(probe),
     )
+
+
+def _lease(value: t.Any, variable: str) -> float:
+    seconds = duration(value)
+    if _lease_problem(seconds):
+        raise Refused(f"{variable}: {_lease_problem(seconds)}")
+    return seconds
 
 
 def _deploy_key(deploy: t.Any) -> str:
@@ -299,6 +313,7 @@ class Decision:
     warnings: tuple[str, ...]
     begin: t.Mapping[str, t.Any]  # for the journal, without what differs per load balancer
     take_over: str | None = None
+    reason: str = ""  # why it may be taken over although its lease may still run
     recovery: Recovery | None = None
     on_failure: str = "rollback"
     outcome: str = "promoted"  # when all went well
@@ -621,6 +636,7 @@ def _decide_rollback(
         return Decision("unchanged", None, ("nothing is recorded that could be taken back",), (), {})
     if recovery.done:
         return Decision("unchanged", None, (recovery.done,), (), {})
+    reason = _reason_to_take_over(recovery, usable, str(targets.control.get("steal") or ""))
     if recovery.goes_forward:
         check_readings(targets, answers, rollout_id)
     recovery = _with_given(recovery, targets)
@@ -641,8 +657,32 @@ def _decide_rollback(
         _check_capacity(run, answers)
         begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), "of": recovery.rollout_id}
         holder = recovery.rollout_id if recovery.locked else None
-        return Decision("run", run, (recovery.words,), (), begin, holder, recovery, "hold", "rolled_back")
-    return Decision("recover", run, (recovery.words,), (), begin, take_over=recovery.rollout_id, recovery=recovery)
+        return Decision("run", run, (recovery.words,), (), begin, holder, reason, recovery, "hold", "rolled_back")
+    return Decision(
+        "recover", run, (recovery.words,), (), begin, take_over=recovery.rollout_id, reason=reason, recovery=recovery
+    )
+
+
+def _reason_to_take_over(recovery: Recovery, answers: t.Mapping[str, t.Mapping[str, t.Any]], steal: str) -> str:
+    """Why the rollout may be taken over. Refused while its controller seems to be at work, unless a person says why."""
+    if steal:
+        return steal
+    if recovery.outcome:
+        return f"it ended as {recovery.outcome}"
+    left = {
+        lb: float(lease["left"])
+        for lb, answer in answers.items()
+        for record in answer["records"].values()
+        for lease in [record.get("lease")]
+        if lease and lease["rollout_id"] == recovery.rollout_id and not (record.get("lock") or {}).get("abandoned")
+    }
+    if any(seconds > 0 for seconds in left.values()):
+        lb = max(left, key=lambda name: left[name])
+        raise Refused(
+            f"rollout {recovery.rollout_id} seems to be at work: on {lb} the lease of its last act runs for another {left[lb]:.0f} s. "
+            "Let it end, or wait until its lease has expired, or say in rollout_steal why it is to be taken over"
+        )
+    return ""
 
 
 def _with_given(recovery: Recovery, targets: Targets) -> Recovery:

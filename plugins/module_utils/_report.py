@@ -62,6 +62,9 @@ def _traffic(run: Run, restored: Results) -> tuple[list[str], list[str]]:
     back, left = [], []
     for lb in run.lbs:
         answer = answers.get(lb.name)
+        if answer and answer.get("abandoned"):
+            left.append(f"{lb.name} listens to this controller no more: {answer['abandoned']}")
+            continue
         if answer is None or bad(answer):
             left.append(f"TRAFFIC WAS NOT RESTORED on {lb.name}: {why(answer)}")
             continue

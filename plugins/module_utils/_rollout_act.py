@@ -15,13 +15,29 @@ from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
 from ansible_collections.steady.rollout.plugins.module_utils._capacity import changing
-from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Driver, Servers
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Driver, Reading, Servers
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Holder, Records
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease, granted
+from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as lease_problem
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
 
-ACTS = ("begin", "note", "shift", "restore", "end")
+ACTS = ("begin", "note", "look", "shift", "restore", "end")
+# What a look tells of each server: a poll is asked for often, of many servers.
+LOOKED_AT = (
+    "name",
+    "backup",
+    "state",
+    "own_state",
+    "weight",
+    "health",
+    "status",
+    "last_check",
+    "requests",
+    "errors",
+    "sessions",
+)
 NOTED = ("intent", "result", "note")
 ROLLOUT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,100}\Z")
 
@@ -48,6 +64,10 @@ class Act:
     outcome: str | None = None
     keep_lock: bool = False
     check_mode: bool = False
+    lease: float | None = None  # seconds from now on; None grants none
+    reach: Payload = field(default_factory=dict)  # how the guard reaches the load balancer
+    reason: str = ""  # why a rollout that is at work is taken over
+    abandoned: bool = False  # the guard's own act
 
 
 @dataclass
@@ -57,25 +77,47 @@ class Done:
     changed: bool = False
     backends: dict[str, Changed] = field(default_factory=dict)
     lines: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    reading: Reading | None = None
 
 
-def perform(act: Act, driver: Driver) -> Done:
+class Watchdog(t.Protocol):
+    """What watches the leases of this load balancer."""
+
+    def ensure(self) -> None:
+        """Have it run. Raises StateError when it does not."""
+
+    def dismiss(self) -> None:
+        """A lease has ended; it may not be needed any more."""
+
+
+def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
     """Raises StateError, and what the driver raises; the text says what was changed before it failed."""
     _check(act, driver)
     if act.check_mode:
         return _foresee(act, driver)
     if act.act == "begin":
-        return _begin(act, driver)
+        return _begin(act, driver, watchdog)
     if act.act == "end" and _has_ended(act):
         return Done()
-    with fence.fenced(act.state_dir, act.backends, act.rollout_id, act.patience) as held:
+    with fence.fenced(act.state_dir, act.backends, act.rollout_id, act.patience, act.abandoned) as held:
         done = Done()
-        _keep(act, held, done)
-        for records in held:
-            # /run, where pointers are, does not outlive a reboot.
-            fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+        try:
+            _keep(act, held, done)
+            _grant(act, held, watchdog)
+            for records in held:
+                # /run, where pointers are, does not outlive a reboot.
+                fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+        except StateError as exc:
+            if act.act != "restore":
+                raise
+            done.warnings.append(f"{exc}; the traffic is returned all the same")
         _DO[act.act](act, driver, held, done)
-        return done
+        if act.act != "end":
+            _prolong(act, held, done)
+    if act.act == "end" and watchdog:
+        watchdog.dismiss()
+    return done
 
 
 def _check(act: Act, driver: Driver) -> None:
@@ -91,6 +133,8 @@ def _check(act: Act, driver: Driver) -> None:
             raise StateError(f"{option} names backend {', '.join(strange)}, which is not among backends")
     for safe in act.safe.values():
         driver.check_safe(safe)
+    if act.lease is not None and lease_problem(act.lease):
+        raise StateError(lease_problem(act.lease))
     if act.act == "shift" and not act.servers:
         raise StateError("servers is empty; shift needs the servers to change, by backend")
     for backend, servers in act.servers.items():
@@ -106,10 +150,29 @@ def _keep(act: Act, held: t.Sequence[Records], done: Done) -> None:
             done.changed |= records.keep_releases(act.releases[records.backend])
 
 
+def _grant(act: Act, held: t.Sequence[Records], watchdog: Watchdog | None) -> None:
+    """From here on the guard returns the traffic, unless the next act comes in time."""
+    if act.lease is None:
+        return
+    boot, now = fence.boot_time()
+    for records in held:
+        records.grant(granted(act.rollout_id, boot, now, act.lease, act.reach))
+    if watchdog:
+        watchdog.ensure()
+
+
+def _prolong(act: Act, held: t.Sequence[Records], done: Done) -> None:
+    """The lease counts from the end of an act: one that waits long is not to use it up."""
+    try:
+        _grant(act, held, None)
+    except StateError as exc:
+        done.warnings.append(str(exc))
+
+
 # begin
 
 
-def _begin(act: Act, driver: Driver) -> Done:
+def _begin(act: Act, driver: Driver, watchdog: Watchdog | None) -> Done:
     done = Done()
     with (
         fence.fenced_for_beginning(act.state_dir, act.backends, act.patience) as found,
@@ -119,16 +182,23 @@ def _begin(act: Act, driver: Driver) -> Done:
             # Calls without a fence that are under way end first; those that come later find the lock.
             _exclude(stack, driver, records.backend, act.patience)
         previous = {records.backend: _admitted(act, driver, records) for records in found}
+        leases = {records.backend: records.lease() for records in found}
+        for records in found:
+            _refuse_theft(act, records, previous[records.backend], leases[records.backend])
         _keep(act, found, done)
         taken: list[Records] = []
         try:
             for records in found:
                 taken.append(records)
                 _take(act, driver, records, previous[records.backend], done)
+            _grant(act, found, watchdog)
         except StateError:
             for records in taken:
-                _give_back(act, driver, records, previous[records.backend])
+                _give_back(act, driver, records, previous[records.backend], leases[records.backend])
             raise
+        if act.lease is None:
+            for records in found:
+                records.drop_lease()
     return done
 
 
@@ -148,6 +218,18 @@ def _admitted(act: Act, driver: Driver, records: Records) -> Holder | None:
     return holder
 
 
+def _refuse_theft(act: Act, records: Records, holder: Holder | None, lease: Lease | None) -> None:
+    """A rollout whose lease has not expired is at work: whoever takes it over says why, and that is on record."""
+    if holder is None or lease is None or holder.rollout_id == act.rollout_id or holder.abandoned or act.reason:
+        return
+    left = lease.left(*fence.boot_time())
+    if left > 0 and lease.rollout_id == holder.rollout_id:
+        raise StateError(
+            f"{holder.words()} holds backend {records.backend}, and seems to be at work: the lease of its last act runs for another "
+            f"{left:.0f} s. Wait for that, or give the reason to take it over all the same. Nothing was changed."
+        )
+
+
 def _refused(holder: Holder, backend: str) -> StateError:
     return StateError(
         f"{holder.words()} holds backend {backend} on this load balancer. Wait for its end, or take it over. Nothing was changed."
@@ -161,7 +243,7 @@ def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, d
     holder = Holder(act.rollout_id, fence.now(), act.who)
     record = {**act.record, "who": dict(act.who)}
     if previous:
-        record["took_over"] = previous.as_dict()
+        record["took_over"] = {**previous.as_dict(), "reason": act.reason}
     records.write("begin", act.rollout_id, record)
     fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
     records.take(holder, driver.lock_name(records.backend))
@@ -169,9 +251,13 @@ def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, d
     done.lines.append(_lock_lines(records.backend, previous, holder))
 
 
-def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | None) -> None:
+def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | None, lease: Lease | None) -> None:
     """As it was before; on a disk that is full as far as it goes, and a lock without its rollout can be taken over."""
     with contextlib.suppress(StateError):
+        if lease:
+            records.grant(lease)
+        else:
+            records.drop_lease()
         if previous:
             records.take(previous, driver.lock_name(records.backend))
         else:
@@ -193,6 +279,10 @@ def _lock_lines(backend: str, before: Holder | None, after: Holder | None) -> tu
 def _note(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
     for records in held:
         records.write(act.event, act.rollout_id, act.record)
+
+
+def _look(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
+    done.reading = driver.read(act.backends)
 
 
 def _shift(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
@@ -232,9 +322,12 @@ def _refuse_overload(act: Act, driver: Driver) -> None:
 
 
 def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
-    """Every backend, whatever becomes of the others."""
+    """Every backend, whatever becomes of the others, and of the record: nothing is worth more than the traffic."""
     for records in held:
-        records.write("intent", act.rollout_id, {**act.record, "act": "restore"})
+        try:
+            records.write("intent", act.rollout_id, {**act.record, "act": "restore"})
+        except StateError as exc:
+            done.warnings.append(f"{exc}; the traffic is returned all the same")
     errors: dict[str, str] = {}
     for records in held:
         try:
@@ -243,7 +336,10 @@ def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) ->
             errors[records.backend] = str(exc)
     done.changed |= any(changed.changed for changed in done.backends.values())
     out = {backend: changed.out for backend, changed in done.backends.items() if changed.out}
-    _write_results(act, held, errors, out)
+    try:
+        _write_results(act, held, errors, out)
+    except StateError as exc:
+        done.warnings.append(str(exc))
     if errors:
         problems = "; ".join(f"backend {backend}: {text.rstrip('.')}" for backend, text in errors.items())
         raise HaproxyError(_with_changed(f"not restored: {problems}.", done))
@@ -281,6 +377,7 @@ def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> Non
     for records in held:
         holder = records.holder()
         records.write("end", act.rollout_id, {**act.record, "outcome": act.outcome})
+        records.drop_lease()
         if not act.keep_lock:
             records.release()
             fence.unpoint(driver.lock_name(records.backend))
@@ -303,6 +400,7 @@ def _ended_here(act: Act, backend: str) -> bool:
 
 _DO: dict[str, t.Callable[[Act, Driver, t.Sequence[Records], Done], None]] = {
     "note": _note,
+    "look": _look,
     "shift": _shift,
     "restore": _restore,
     "end": _end,
@@ -359,8 +457,15 @@ def result(done: Done) -> dict[str, t.Any]:
     processes = [changed.process for changed in done.backends.values()]
     doubtful = [changed for changed in done.backends.values() if changed.survives_reload is not True]
     lost = [changed for changed in doubtful if changed.survives_reload is False]
+    looked = done.reading.backends if done.reading else {}
+    if done.reading:
+        processes = [done.reading.process]
     return {
         "changed": done.changed,
+        "backends": {
+            backend: {"servers": [{name: server[name] for name in LOOKED_AT} for server in found["servers"]]}
+            for backend, found in looked.items()
+        },
         "before": {backend: changed.before for backend, changed in several},
         "after": {backend: changed.after for backend, changed in several},
         "diff": {

@@ -51,6 +51,7 @@ def poll(
             "require_requests": watch["require_requests"],
             "wanted_percent": watch["wanted_percent"],
             "name": watch["name"],
+            "rest_name": watch["rest_name"],
         },
         elapsed,
         watch["seconds"],
@@ -81,7 +82,7 @@ def _unanswered(
         lb: 0 if lb in answers and not bad(answers[lb]) else int(known.get(lb, 0)) + 1 for lb in watch["expected"]
     }
     words = [
-        f"{lb} did not answer {count} polls in a row: {why(answers.get(lb))}"
+        f"{lb} did not answer {'a poll' if count == 1 else f'{count} polls in a row'}: {why(answers.get(lb))}"
         for lb, count in counts.items()
         if count >= UNANSWERED or (count and last)
     ]

@@ -44,6 +44,7 @@ options:
         backends and O(socket) with another O(state_dir). It changes nothing when the rollout holds them already, unless it takes itself
         over with O(take_over).
       - V(note) adds a line to the journal.
+      - V(look) reads the servers, and prolongs the O(lease).
       - V(shift) changes O(servers) as M(steady.rollout.haproxy_backend) does.
       - V(restore) brings back the servers of the safe state. Those that are V(ready) there and in maint go to drain, with their
         health set down until checks pass. Those that are UP, or have no check, are made ready with their weight at once, and the others as they
@@ -52,7 +53,7 @@ options:
       - V(end) writes down the O(outcome) and frees the lock.
     type: str
     required: true
-    choices: [begin, note, shift, restore, end]
+    choices: [begin, note, look, shift, restore, end]
   record:
     description:
       - What to write into the lines of the journal, besides what the act writes there itself.
@@ -147,6 +148,23 @@ options:
       - As in M(steady.rollout.haproxy_backend).
     type: str
     default: auto
+  lease:
+    description:
+      - Until how many seconds after this act, 5 at least, the next one must come. When none does, the guard returns the traffic to the safe state,
+        and the rollout can act no more until it is taken over. Without it no lease is granted, and one that runs goes on.
+    type: float
+  guard:
+    description:
+      - What watches the lease. V(systemd) is a unit that survives a reboot, V(process) a process of its own that does not, V(auto)
+        the unit where there is systemd and the task is root's. With V(off) O(lease) is not granted.
+    type: str
+    choices: [auto, systemd, process, 'off']
+    default: auto
+  reason:
+    description:
+      - With O(act=begin) and O(take_over), why a rollout is taken over whose lease has not expired. Without one that is refused.
+    type: str
+    default: ""
 notes:
   - A shift that fails for one backend puts that one back as it was. Backends that were changed before it in the same call stay as asked, and the
     message names them.
@@ -198,6 +216,10 @@ changed:
   description: Whether servers, the lock, O(safe) or O(releases) were changed, or would be in check mode.
   returned: always
   type: bool
+abandoned:
+  description: Why the rollout may act no more, as the guard has written it; empty when the call failed for another reason.
+  returned: failure
+  type: str
 before:
   description:
     - With O(act=shift) and O(act=restore), by backend, the servers concerned before the call, each as in
@@ -206,6 +228,12 @@ before:
   type: dict
 after:
   description: As RV(before), as read back after the call.
+  returned: success
+  type: dict
+backends:
+  description:
+    - With O(act=look), by name, each a dictionary of C(servers), with what a poll needs of
+      RV(steady.rollout.haproxy_backend_info#module:servers).
   returned: success
   type: dict
 cut_sessions:
@@ -233,6 +261,9 @@ survives_reload_reason:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._fence import Lost
+from ansible_collections.steady.rollout.plugins.module_utils._guard_service import KINDS, Service
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import ACTS, NOTED, Act, perform, result
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import (
@@ -266,7 +297,12 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "allow_empty": {"type": "bool", "default": False},
     "allow_backup": {"type": "bool", "default": False},
     "state_file": {"type": "str", "default": "auto"},
+    "lease": {"type": "float"},
+    "guard": {"type": "str", "choices": list(KINDS), "default": "auto"},
+    "reason": {"type": "str", "default": ""},
 }
+# What the guard needs to reach the load balancer, and to restore.
+REACH = ("provider", *SOCKET_OPTIONS, "health_timeout", "state_file")
 
 
 def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
@@ -288,6 +324,9 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
         outcome=params["outcome"],
         keep_lock=params["keep_lock"],
         check_mode=check_mode,
+        lease=None if params["guard"] == "off" else params["lease"],
+        reach={name: params[name] for name in REACH},
+        reason=params["reason"],
     )
 
 
@@ -295,9 +334,13 @@ def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     params = module.params
     try:
-        done = perform(act(params, module.check_mode), DRIVERS[params["provider"]](params, module.check_mode))
+        driver = DRIVERS[params["provider"]](params, module.check_mode)
+        service = Service(params["state_dir"], params["guard"])
+        done = perform(act(params, module.check_mode), driver, service)
     except (HaproxyError, StateError) as exc:
-        module.fail_json(msg=str(exc))
+        module.fail_json(msg=str(exc), abandoned=exc.abandoned if isinstance(exc, Lost) else "")
+    for warning in done.warnings:
+        module.warn(warning)
     for changed in done.backends.values():
         for warning in changed.warnings:
             module.warn(warning)

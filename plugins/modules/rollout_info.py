@@ -105,7 +105,11 @@ backends:
 records:
   description:
     - The records of each of the O(backends), by its name.
-    - C(lock) is the rollout that holds the backend, as C(rollout_id), C(since) and C(who), or null.
+    - C(lock) is the rollout that holds the backend, as C(rollout_id), C(since), C(who) and C(abandoned), or null. C(abandoned) says why its
+      controller may act no more; it is empty while it may.
+    - C(lease) is until when its last act is trusted, as C(rollout_id), C(seconds) and C(left), the seconds that are left, or null.
+      C(left) is negative once it expired.
+    - C(guard) says whether the guard is V(running) or V(missing) that returns the traffic after that; null where there is no lease.
     - C(rollout) is what the last rollout did, or null. It has its C(rollout_id), C(at), what was recorded as it began (C(begin)), all
       that followed (C(events)), the last C(step), whether it has C(ended), and with which C(outcome).
     - C(safe) is the state that a restore goes back to, with its C(rollout_id) and C(servers), or null.
@@ -120,7 +124,8 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver, Reading
-from ansible_collections.steady.rollout.plugins.module_utils._fence import looked_at
+from ansible_collections.steady.rollout.plugins.module_utils._fence import Records, boot_time, looked_at
+from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, DRIVERS
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
@@ -136,19 +141,41 @@ POLL_SECONDS = 0.2
 
 
 def read_records(state_dir: str, backend: str) -> dict[str, t.Any]:
-    found: dict[str, t.Any] = {"lock": None, "rollout": None, "safe": None, "releases": {}, "problem": None}
+    found: dict[str, t.Any] = {
+        "lock": None,
+        "lease": None,
+        "guard": None,
+        "rollout": None,
+        "safe": None,
+        "releases": {},
+        "problem": None,
+    }
     try:
         with looked_at(state_dir, backend) as records:
             if records is not None:
                 holder = records.holder()
                 found["lock"] = holder.as_dict() if holder else None
+                found["lease"] = read_lease(records)
                 found["rollout"] = records.rollout()
                 found["safe"] = records.safe()
                 found["releases"] = records.releases()
+        if found["lease"]:
+            found["guard"] = "running" if is_running(state_dir) else "missing"
         found["problem"] = unusable(state_dir, backend)
     except StateError as exc:
         found["problem"] = str(exc)
     return found
+
+
+def read_lease(records: Records) -> dict[str, t.Any] | None:
+    lease = records.lease()
+    if lease is None:
+        return None
+    return {
+        "rollout_id": lease.rollout_id,
+        "seconds": lease.seconds,
+        "left": round(lease.left(*boot_time()), 1),
+    }
 
 
 def read_settled(driver: Driver, params: t.Mapping[str, t.Any]) -> tuple[Reading, list[str]]:

@@ -137,7 +137,7 @@ class Lab:
         try:
             self.apps = [self._app(8081 + i) for i in range(self._apps)]
             self.write_config(self.text)
-            self._start()
+            self.start()
         except BaseException:
             self._stack.close()
             raise
@@ -152,7 +152,7 @@ class Lab:
         self._stack.callback(app.shutdown)
         return app
 
-    def _start(self) -> None:
+    def start(self) -> None:
         log = self._stack.enter_context((self.dir / "haproxy.log").open("ab"))
         command = [*self._command, "-W", "-db", "-S", f"{self.dir}/master.sock", "-f", f"{self.dir}/haproxy.cfg"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -220,13 +220,17 @@ class Lab:
         return {row["svname"]: row for row in rows if row["pxname"] == backend}
 
     def restart(self) -> None:
-        """Kill HAProxy, its worker included, and start it again."""
+        """Kill HAProxy and start it again."""
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
+        """Kill HAProxy, its worker included."""
         worker = self.pid()
         self.process.kill()
         self.process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
-        self._start()
 
     def connect(self, port: int) -> net.socket:
         return net.create_connection((self.host, port), timeout=10)

@@ -19,6 +19,7 @@ import typing as t
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as rollout_fence
 from ansible_collections.steady.rollout.plugins.module_utils._driver import HaproxyDriver
+from ansible_collections.steady.rollout.plugins.module_utils._guard_service import Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import lock_name
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
@@ -51,8 +52,12 @@ class Controller:
         check_mode = options.get("check_mode", False)
         settings = {"timeout": 5.0, "health_timeout": 5.0, "check_mode": check_mode, **(driver or {})}
         values = {"backends": self.backends, "state_dir": self.state_dir, "patience": 5.0, **options}
+        reach = {"provider": "haproxy", "socket": self.lab.socket, "allow_remote_socket": False, "timeout": 5.0}
+        reach.update({"health_timeout": 5.0, "state_file": "auto"})
         done = perform(
-            Act(act=act, rollout_id=self.rollout_id, **values), HaproxyDriver(address=self.lab.socket, **settings)
+            Act(act=act, rollout_id=self.rollout_id, reach=reach, **values),
+            HaproxyDriver(address=self.lab.socket, **settings),
+            Service(self.state_dir, "process"),
         )
         return {**result(done), "warnings": [text for one in done.backends.values() for text in one.warnings]}
 

@@ -1,0 +1,225 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""Keeps the guard running while a lease is in force: a systemd unit that survives a reboot, or else a detached process.
+
+The guard is a zipapp of the module utils that it needs, made out of those that the calling module has with it.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+import typing as t
+import zipfile
+from dataclasses import dataclass
+
+from ansible_collections.steady.rollout.plugins.module_utils import _guard
+from ansible_collections.steady.rollout.plugins.module_utils._fence import DEFAULT_STATE_DIR, armed_backends
+from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
+from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+
+KINDS = ("auto", "systemd", "process", "off")
+PACKAGE = "ansible_collections.steady.rollout.plugins.module_utils"
+PROGRAM, LOG = "@guard.pyz", "@guard.log"
+UNITS = "/etc/systemd/system"
+START_SECONDS = 10.0
+POLL_SECONDS = 0.02
+SYSTEMCTL_SECONDS = 30.0
+
+UNIT = """\
+# Made by steady.rollout while a rollout is under way, and removed at its end.
+[Unit]
+Description=Return traffic to its safe state when a rollout is abandoned ({state_dir})
+After=network.target haproxy.service nginx.service
+
+[Service]
+ExecStart="{python}" -I "{program}" "{state_dir}"
+Restart=on-failure
+RestartSec=1
+NoNewPrivileges=yes
+ProtectSystem=full
+ProtectHome=read-only
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_SYS_PTRACE
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True)
+class Service:
+    """The guard of one state directory. ``kind``: one of KINDS."""
+
+    state_dir: str
+    kind: str
+
+    def ensure(self) -> None:
+        """Have it run. Raises StateError when it does not."""
+        if self.kind == "off" or is_running(self.state_dir):
+            return
+        try:
+            program = _install(self.state_dir)
+            if self.kind == "systemd" or (self.kind == "auto" and _has_systemd()):
+                _start_unit(self.state_dir, program)
+            else:
+                _start_process(self.state_dir, program)
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise StateError(f"the guard cannot be started: {exc}") from exc
+        deadline = time.monotonic() + START_SECONDS
+        while not is_running(self.state_dir):
+            if time.monotonic() >= deadline:
+                where = _where_it_says(self.state_dir)
+                raise StateError(f"the guard does not run {START_SECONDS:g} s after it was started; see {where}")
+            time.sleep(POLL_SECONDS)
+
+    def dismiss(self) -> None:
+        """Remove the unit when no lease is left. A detached guard ends by itself. What fails is left for the next end."""
+        unit = unit_name(self.state_dir)
+        if not os.path.exists(os.path.join(UNITS, unit)) or armed_backends(self.state_dir):
+            return
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            _systemctl("disable", "--now", unit)
+            os.unlink(os.path.join(UNITS, unit))
+            _systemctl("daemon-reload")
+
+
+def unit_name(state_dir: str) -> str:
+    """One unit for each state directory."""
+    if os.path.normpath(state_dir) == DEFAULT_STATE_DIR:
+        return "steady-rollout-guard.service"
+    return f"steady-rollout-guard-{hashlib.sha256(state_dir.encode()).hexdigest()[:8]}.service"
+
+
+def unit_text(state_dir: str, program: str, python: str) -> str:
+    def quoted(path: str) -> str:
+        return path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+
+    return UNIT.format(state_dir=quoted(state_dir), program=quoted(program), python=quoted(python))
+
+
+def _has_systemd() -> bool:
+    return os.geteuid() == 0 and os.path.isdir("/run/systemd/system") and shutil.which("systemctl") is not None
+
+
+def _start_unit(state_dir: str, program: str) -> None:
+    unit = unit_name(state_dir)
+    replace_file(os.path.join(UNITS, unit), unit_text(state_dir, program, sys.executable), 0o644)
+    _systemctl("daemon-reload")
+    _systemctl("enable", unit)
+    _systemctl("restart", unit)
+
+
+def _systemctl(*arguments: str) -> None:
+    done = subprocess.run(
+        ["systemctl", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=SYSTEMCTL_SECONDS,
+        check=False,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise OSError(f"systemctl {' '.join(arguments)} failed with {done.returncode}: {done.stdout.strip()}")
+
+
+def _start_process(state_dir: str, program: str) -> None:
+    with open(os.path.join(state_dir, LOG), "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-I", program, state_dir],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _where_it_says(state_dir: str) -> str:
+    unit = unit_name(state_dir)
+    if os.path.exists(os.path.join(UNITS, unit)):
+        return f"journalctl -u {unit}"
+    return os.path.join(state_dir, LOG)
+
+
+def _install(state_dir: str) -> str:
+    path = os.path.join(state_dir, PROGRAM)
+    wanted = zipapp()
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
+        if stream.read() == wanted:
+            return path
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "wb", opener=_private) as stream:
+        stream.write(wanted)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def zipapp() -> bytes:
+    """The guard and all that it imports, as one file that Python runs. The same modules always give the same bytes."""
+    sources = _with_imports(_guard.__name__)
+    folder = PACKAGE.replace(".", "/")
+    files = {f"{folder}/{name.rpartition('.')[2]}.py": text for name, text in sources.items()}
+    parts = folder.split("/")
+    files.update({"/".join([*parts[: number + 1], "__init__.py"]): "" for number in range(len(parts))})
+    files["__main__.py"] = f"import sys\n\nfrom {PACKAGE}._guard import main\n\nsys.exit(main())\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name])
+    return buffer.getvalue()
+
+
+def _with_imports(first: str) -> dict[str, str]:
+    """{module: source} of a module of ours and of all of ours that it imports."""
+    found: dict[str, str] = {}
+    wanted = [first]
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found[name] = _source(name)
+            wanted += _imports(found[name])
+    return found
+
+
+def _source(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    loader: t.Any = spec.loader if spec else None
+    source: str | None = loader.get_source(name) if loader else None
+    if source is None:
+        raise OSError(f"there is no source of {name} to make the guard of")
+    return source
+
+
+def _imports(source: str) -> t.Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            if node.module == PACKAGE:
+                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
+            elif node.module.startswith(f"{PACKAGE}."):
+                yield node.module
