@@ -149,7 +149,9 @@ class _View:
 
     def lb(self, name: str) -> LoadBalancer | None:
         """The load balancer as the rollout found it; None where it took no part."""
-        return next((lb for lb in self.run.lbs if lb.name == name), None) if self.run and name in self.rollouts else None
+        return (
+            next((lb for lb in self.run.lbs if lb.name == name), None) if self.run and name in self.rollouts else None
+        )
 
     def wanted(self, name: str) -> t.Mapping[str, t.Mapping[str, t.Any]]:
         """{server: {state, weight}} on a load balancer; empty where nobody knows. A weight of None is the agent's."""
@@ -161,10 +163,19 @@ class _View:
             safe = self.records[name].get("safe") or {}
             return t.cast("dict[str, dict[str, t.Any]]", safe.get("servers") or {})
         if _goes_back(rollout):
-            return expected_at(self.run, lb, -1)[self.backend]
+            return self._as_found(lb)
         if not self.recovery.unfinished and self.recovery.outcome in ("promoted", "rolled_back"):
             return end_state(self.run, lb)[self.backend]
         return expected_at(self.run, lb, _step_of(rollout))[self.backend]
+
+    def _as_found(self, lb: LoadBalancer) -> dict[str, dict[str, t.Any]]:
+        """What the way back leads to, without what it leaves open: hosts that carried elsewhere come back in all backends, and
+        where nothing carried, what carries now is all there is."""
+        if self.run is None or self.recovery is None or not self.recovery.carried:
+            return {}
+        carried = {m.servers.get(self.backend) for m in self.run.plan.members if m.key in self.recovery.carried}
+        states = expected_at(self.run, lb, -1)[self.backend]
+        return {name: state for name, state in states.items() if _carries(state) or name not in carried}
 
     def moving(self) -> set[str]:
         """The servers that the step at hand changes: while it does, they may be anything."""
@@ -222,7 +233,9 @@ def _recovery(backend: str, records: t.Mapping[str, t.Mapping[str, t.Any]]) -> R
     try:
         return back_from({lb: {"records": {backend: record}} for lb, record in records.items()}, [backend])
     except (PlanError, KeyError, TypeError, AttributeError, ValueError) as exc:
-        raise UnreadableError(str(exc) if isinstance(exc, PlanError) else f"its record cannot be read: {exc!r}") from exc
+        raise UnreadableError(
+            str(exc) if isinstance(exc, PlanError) else f"its record cannot be read: {exc!r}"
+        ) from exc
 
 
 def _run(targets: Targets, recovery: Recovery) -> Run:
@@ -266,6 +279,8 @@ def _step_of(rollout: t.Mapping[str, t.Any]) -> int:
 
 def _goes_back(rollout: t.Mapping[str, t.Any]) -> bool:
     """Whether the last act was one of the way back that follows a rescue, or takes back what was left."""
+    if rollout["begin"].get("action") == "deploy" and rollout["outcome"] in ("rolled_back", "rollback_failed"):
+        return True
     for event in reversed(rollout["events"]):
         if event.get("act") == "restore":
             return True
@@ -572,7 +587,9 @@ def _server_reasons(view: _View, servers: t.Mapping[str, t.Mapping[str, t.Any]])
         together: dict[str, list[str]] = {}
         for name, lbs in places.items():
             together.setdefault(", ".join(lbs), []).append(name)
-        reasons += [_reason(f"{listed(names)} of {view.backend} {what} on {lbs}", do) for lbs, names in together.items()]
+        reasons += [
+            _reason(f"{listed(names)} of {view.backend} {what} on {lbs}", do) for lbs, names in together.items()
+        ]
     told = {name for places in found.values() for name in places}
     reasons += _disagreements(view, {name: row for name, row in servers.items() if name not in told})
     empty = [lb for lb in view.readings if not any(_serves(row["lbs"].get(lb)) for row in servers.values())]
@@ -615,7 +632,9 @@ def _disagreements(view: _View, servers: t.Mapping[str, t.Mapping[str, t.Any]]) 
         # Where a rollout wants something of each, they are as wanted here, different or not.
         if any(one["wanted"] is None for one in here.values()) and len({_rotation(one) for one in here.values()}) > 1:
             stands = "; ".join(f"{_stand(one)} on {lb}" for lb, one in here.items())
-            reasons.append(_reason(f"the load balancers disagree on {name} of {view.backend}: {stands}", "release again"))
+            reasons.append(
+                _reason(f"the load balancers disagree on {name} of {view.backend}: {stands}", "release again")
+            )
         releases = {lb: str(one["release"]) for lb, one in here.items() if one["release"] is not None}
         if len(set(releases.values())) > 1:
             seen = "; ".join(f"{_plain(release)} by {lb}" for lb, release in releases.items())
