@@ -143,6 +143,11 @@ class _View:
         return {lb: record["lease"] for lb, record in self.records.items() if record.get("lease")}
 
     @property
+    def abandoned(self) -> dict[str, str]:
+        """Load balancers whose guard returned the traffic, and what it said."""
+        return {lb: _plain(lock["abandoned"]) for lb, lock in self.locks.items() if lock.get("abandoned")}
+
+    @property
     def in_progress(self) -> bool:
         """Whether a rollout is under way that did not end, as far as is known."""
         return bool(self.recovery and self.recovery.unfinished and not self.recovery.outcome)
@@ -179,7 +184,7 @@ class _View:
 
     def moving(self) -> set[str]:
         """The servers that the step at hand changes: while it does, they may be anything."""
-        if not self.in_progress or self.run is None:
+        if not self.in_progress or self.run is None or self.abandoned:
             return set()
         moving: set[str] = set()
         for name, rollout in self.rollouts.items():
@@ -413,6 +418,7 @@ def _rollout(view: _View) -> dict[str, t.Any] | None:
         "of": begin.get("of"),
         "outcome": recovery.outcome,
         "unfinished": recovery.unfinished,
+        "abandoned": bool(view.abandoned),
         "way_back": back,
         "step": index + 1 if index >= 0 else None,
         "steps": None if back else len(steps),
@@ -491,11 +497,10 @@ def _message(rollout: t.Mapping[str, t.Any]) -> str:
 
 
 def _unfinished_reasons(view: _View, name: str, leading: t.Mapping[str, t.Any], now: float) -> list[Reason]:
-    abandoned = {lb: _plain(lock["abandoned"]) for lb, lock in view.locks.items() if lock.get("abandoned")}
     expired = {lb: -_seconds(lease) for lb, lease in view.leases.items() if _seconds(lease) < 0}
     unguarded = [lb for lb in view.leases if view.records[lb].get("guard") == "missing"]
-    if abandoned:
-        lbs, text = ", ".join(abandoned), next(iter(abandoned.values())).rstrip(".")
+    if view.abandoned:
+        lbs, text = ", ".join(view.abandoned), next(iter(view.abandoned.values())).rstrip(".")
         return [_reason(f"{name} was abandoned, and {lbs} returned its traffic: {text}", f"{ROLL_BACK}, or resume it")]
     reasons = []
     if unguarded:
@@ -742,6 +747,8 @@ def _about_rollout(rollout: t.Mapping[str, t.Any] | None) -> list[str]:
         stands = _plain(rollout["outcome"])
     elif not rollout["unfinished"]:
         stands = "ended"
+    elif rollout["abandoned"]:
+        stands = "abandoned, and its traffic was returned"
     elif rollout["way_back"]:
         stands = "in progress, on the way back"
     elif rollout["step"] is None:

@@ -110,6 +110,18 @@ def test_every_load_balancer_dead_is_told_not_refused(rolling: Rollouts) -> None
     assert "lb2 does not answer" in result.message
 
 
+def test_a_lock_that_nobody_has_a_record_of_is_told_and_what_it_says_is_never_templated(rolling: Rollouts) -> None:
+    folder = rolling.place("lb1", "rollout") / "shop"
+    folder.mkdir(parents=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    said = {"rollout_id": "{{ 6 * 7 }}", "since": "2026-01-01T00:00:00Z", "who": {"user": "{{ 6 * 7 }}"}}
+    (folder / "lock").write_text(json.dumps(said))
+    result = ask(rolling)
+    assert verdict(result) == (2, "needs_attention"), result.output
+    assert "rollout {{ 6 * 7 }} holds shop on lb1" in result.message
+    assert "lock: held by {{ 6 * 7 }} since 2026-01-01T00:00:00Z by {{ 6 * 7 }} on lb1" in result.output
+
+
 @pytest.mark.parametrize("given", [{"rollout_hosts": "nobody"}, {"rollout_backend": ""}])
 def test_what_cannot_work_is_refused_in_one_sentence(rolling: Rollouts, given: dict[str, t.Any]) -> None:
     result = ask(rolling, **given).expect(2, "refused")

@@ -378,9 +378,19 @@ def test_a_guard_that_is_missing_needs_attention():
 
 def test_a_rollout_that_its_guard_took_back_needs_attention():
     answers = killed(12)[1].answers()
-    answers["lb1"]["records"]["shop"]["lock"]["abandoned"] = "the lease expired"
+    # Where a guard returned the traffic, what is safe is what is wanted.
+    servers = {name: {"state": "ready", "weight": 10} for name in HOSTS}
+    for answer in answers.values():
+        answer["records"]["shop"]["lock"]["abandoned"] = "the lease expired"
+        answer["records"]["shop"]["safe"] = {"rollout_id": "r1", "servers": servers}
+    server_of(answers, "lb1", "web1").update(state="ready", weight=10)
+    server_of(answers, "lb1", "web3").update(state="drain")
+    server_of(answers, "lb2", "web1").update(state="ready", weight=10)
     told = tell(answers)
-    assert whats(told)[0] == "rollout r1 of shop was abandoned, and lb1 returned its traffic: the lease expired"
+    assert whats(told) == [
+        "rollout r1 of shop was abandoned, and lb1, lb2 returned its traffic: the lease expired",
+        "web3 of shop should carry traffic and is in drain on lb1",
+    ]
     assert "resume" in told["reasons"][0]["do"]
 
 
