@@ -13,7 +13,7 @@ import pytest
 from e2e.lab import poll
 from e2e.rollouts import Result, Rollouts
 
-GREEN = {"web3", "web4"}
+PLAY = [{"hosts": "app", "gather_facts": False, "roles": ["steady.rollout.rollout"]}]
 
 
 def ask(shop: Rollouts, *arguments: str, **variables: t.Any) -> Result:
@@ -51,18 +51,17 @@ def test_a_fleet_without_a_record_is_told_in_check_mode_though_none_of_its_hosts
 
 
 @pytest.mark.core
-def test_a_rollout_is_followed_in_its_bake_and_a_server_that_dies_in_it_needs_attention(blue_green: Rollouts) -> None:
-    running = blue_green.start("blue_green", rollout_hosts="app", rollout_release="2.0.0", blue_green_bake=600)
-    poll(lambda: blue_green.carrying("lb1") == blue_green.carrying("lb2") == GREEN, "green has taken over", 60)
-    poll(lambda: "analyse" in running.output, "the bake begins", 60)
-    result = ask(blue_green)
+def test_a_rollout_in_progress_is_told_and_a_server_that_dies_in_it_needs_attention(rolling: Rollouts) -> None:
+    running = rolling.start(PLAY, rollout_release="2.0.0", rollout_steps=[{"pause": {"for": "10m"}}])
+    poll(lambda: "Step 1 of 1" in running.output and "0 s of 600 s" in running.output, "the pause begins", 120)
+    result = ask(rolling)
     running.kill()
     assert verdict(result) == (0, "in_progress"), result.output
-    assert "blue_green of release 2.0.0: in progress, step 4 of 4 (analyse" in result.output
+    assert "custom of release 2.0.0: in progress, step 1 of 1 (pause for 10m)" in result.output
     assert "lock: held by" in result.output
-    blue_green.fleet.kill("web3")
-    poll(lambda: blue_green.carrying("lb1") == blue_green.carrying("lb2") == {"web4"}, "web3 is seen down", 30)
-    result = ask(blue_green)
+    rolling.fleet.kill("web3")
+    poll(lambda: "web3" not in rolling.carrying("lb1") | rolling.carrying("lb2"), "web3 is seen down", 60)
+    result = ask(rolling)
     assert verdict(result) == (2, "needs_attention"), result.output
     assert "web3 of shop should carry traffic and is down" in result.message
 
@@ -81,12 +80,12 @@ def test_a_promoted_release_is_healthy_until_somebody_takes_a_host_out(rolling: 
 
 
 def test_a_rollout_that_went_back_by_itself_is_healthy(start_rollouts: t.Callable[..., Rollouts]) -> None:
-    bad = {"web3": {"fleet_behaviours": {"2.0.0": {"behaviour": "unhealthy"}}}}
-    shop = start_rollouts(apps=4, hosts=bad, variables={"rolling_batches": 2})
-    shop.rolling("2.0.0").expect(2, "rolled_back")
+    shop = start_rollouts(apps=4, hosts={"web1": {"fleet_behaviours": {"2.0.0": {"behaviour": "unhealthy"}}}})
+    steps = [{"deploy": "web1"}, {"probe": "web1"}, {"admit": "web1"}]
+    shop.run(PLAY, rollout_release="2.0.0", rollout_steps=steps, rollout_previous="1.0.0").expect(2, "rolled_back")
     result = ask(shop)
     assert verdict(result) == (0, "healthy"), result.output
-    assert "rolling of release 2.0.0: rolled_back" in result.output
+    assert "custom of release 2.0.0: rolled_back" in result.output
 
 
 @pytest.mark.parametrize("how", ["cut", "silence"])
