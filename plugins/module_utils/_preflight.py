@@ -38,8 +38,8 @@ INHERITED = {
     "ignore_unreachable": "so that a dead host would go on with its next task, and count as deployed",
 }
 STRATEGIES = ("blue_green", "rolling", "custom")
-# drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own.
-ACTIONS = ("run", "rollback", "drain", "admit")
+# drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. The doctor only looks.
+ACTIONS = ("run", "rollback", "drain", "admit", "doctor")
 # Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
 # release once more.
 SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
@@ -127,7 +127,7 @@ def check_play(play: Play, action: str) -> None:
         raise Refused(
             f"the play uses strategy {play.strategy}, in which steps do not wait for each other; use strategy: linear"
         )
-    if action in ("drain", "admit"):
+    if action in ("drain", "admit", "doctor"):
         return
     if set(play.batch) != set(play.hosts):
         raise Refused(
