@@ -32,6 +32,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._state_dir import f
 
 # After these a rollout needs its lock no more. After rollback_failed and paused it keeps it.
 FINISHED = ("promoted", "rolled_back")
+# With these a load balancer does not tell what else is wrong there.
+UNSEEN = ("silent-load-balancer", "configuration-unread", "record-unusable")
 ROLLBACK = "Take it back: ansible-playbook -i INVENTORY steady.rollout.rollback -e rollout_hosts=FLEET"
 
 Findings = t.Iterator[Finding]
@@ -60,10 +62,12 @@ def judge(fleet: Fleet) -> list[Finding]:
         findings += _disagreements(fleet, backend)
         findings += _rotation(fleet, backend)
         findings += _releases(fleet, backend)
+    let_in = {(one.lb, one.backend): one.servers for one in findings if one.repair and one.servers}
     for lb in fleet.read:
         findings += _haproxy_doctor.judge(lb, fleet.needs)
         for backend in fleet.backends:
-            findings += _haproxy_doctor.lagging(lb, backend, _claimed(fleet, backend))
+            claimed = _claimed(fleet, backend)
+            findings += _haproxy_doctor.lagging(lb, backend, claimed, let_in.get((lb.name, backend), ()))
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -71,17 +75,18 @@ def with_repaired(
     before: t.Sequence[Finding], now: t.Sequence[Finding], failures: t.Mapping[tuple[str, str], str]
 ) -> list[Finding]:
     """What is left after the repairs, and what they mended. ``failures``: {(lb, backend): why a repair failed there}."""
-    left = {finding.key for finding in now}
-    mended = [replace(one, repaired=True) for one in before if one.repair and one.key not in left]
-    told = [
-        replace(
-            one, problem=f"{one.problem}; the repair failed: {failures[(str(one.lb), str(one.backend))].rstrip('.')}"
-        )
-        if one.repair and (str(one.lb), str(one.backend)) in failures
-        else one
-        for one in now
-    ]
-    return [*mended, *told]
+    unseen = {one.lb for one in now if one.code in UNSEEN}
+    gone = [one for one in before if one.repair and not any(one.is_same(other) for other in now)]
+    # Of what cannot be seen any more nobody knows whether it was mended.
+    mended = [replace(one, repaired=one.lb not in unseen) for one in gone]
+    return [*mended, *(_with_failure(one, failures) for one in now)]
+
+
+def _with_failure(finding: Finding, failures: t.Mapping[tuple[str, str], str]) -> Finding:
+    why = failures.get((str(finding.lb), str(finding.backend)))
+    if not finding.repair or why is None:
+        return finding
+    return replace(finding, problem=f"{finding.problem}; the repair failed: {why.rstrip('.')}")
 
 
 def is_well(findings: t.Sequence[Finding]) -> bool:
@@ -236,7 +241,9 @@ def _stale(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Finding:
         "stale-lock",
         ERROR,
         f"rollout {lock['rollout_id']} ({_who(lock)}) ended as {outcome}{there} and still holds the lock, so that every other rollout is refused",
-        "Free it with -e doctor_repair=true" if repair else ROLLBACK,
+        f"Free it: steady.rollout.rollout_act with act: end and rollout_id: {lock['rollout_id']}"
+        if repair
+        else ROLLBACK,
         lb.name,
         backend,
         repair=repair,
@@ -364,15 +371,17 @@ def _against_record(fleet: Fleet, lb: Seen, backend: str, safe: Answer, out: t.S
             f"{some(names)} {are(names)} out of rotation ({_state_words(first['own_state'], first['weight'])}, {first['status'] or first['health']}), "
             f"though no rollout holds the backend and the record of {safe['rollout_id']} has {are(names, 'it', 'them')} carry"
         )
-        remedy = "Let in with -e doctor_repair=true" if may else _why_not(fleet, lb, backend, names[0])
+        line = f"echo 'set server {backend}/{names[0]} state ready' | socat {lb.socket} -"
+        remedy = f"Let in: {line}" if may else _why_not(fleet, lb, backend, names[0])
         change = {
             "kind": "change",
             "servers": [
                 {"name": name, "weight": safe["servers"][name].get("weight"), "state": "ready"} for name in names
             ],
         }
-        code = "out-unclaimed" if may else "out-unclaimed-unproved"
-        yield Finding(code, WARNING, problem, remedy, lb.name, backend, tuple(names), repair=change if may else None)
+        yield Finding(
+            "out-unclaimed", WARNING, problem, remedy, lb.name, backend, tuple(names), repair=change if may else None
+        )
     extra = [
         name
         for name, server in servers.items()
@@ -393,7 +402,8 @@ def _wanted(safe: Answer, name: str) -> bool:
 def _may_return(fleet: Fleet, lb: Seen, backend: str, name: str) -> bool:
     """In maint HAProxy does not look, and somebody may be at work there: only what is seen healthy comes back."""
     server = lb.servers(backend)[name]
-    return _wanted_everywhere(fleet, backend, name) and server["state"] != "maint" and bool(server["settled"])
+    meant = _wanted_everywhere(fleet, backend, name) and not _is_locked(fleet, backend)
+    return meant and server["state"] != "maint" and bool(server["settled"])
 
 
 def _wanted_everywhere(fleet: Fleet, backend: str, name: str) -> bool:
@@ -402,10 +412,17 @@ def _wanted_everywhere(fleet: Fleet, backend: str, name: str) -> bool:
     return not fleet.absent and all(safe is not None and _wanted(safe, name) for safe in told)
 
 
+def _is_locked(fleet: Fleet, backend: str) -> bool:
+    """Also by a rollout that has ended elsewhere: then this record may be older than its end."""
+    return any(lb.record(backend).get("lock") for lb in fleet.read)
+
+
 def _why_not(fleet: Fleet, lb: Seen, backend: str, name: str) -> str:
     server = lb.servers(backend)[name]
     if server["state"] == "maint":
         return f"Not touched, as HAProxy does not check it in maint; if nobody works there: echo 'set server {backend}/{name} state drain' | socat {lb.socket} -, then look again"
+    if _is_locked(fleet, backend):
+        return "Not touched while a lock is left behind; free that first, then look again"
     if not _wanted_everywhere(fleet, backend, name):
         return "Not touched, as not every load balancer has a record that says so; let it in with tasks_from: admit"
     return "Not touched, as its checks do not pass; see why it is not UP"

@@ -35,9 +35,10 @@ class Finding:
     repair: t.Mapping[str, t.Any] | None = None
     repaired: bool = False
 
-    @property
-    def key(self) -> tuple[str, str | None, str | None]:
-        return self.code, self.lb, self.backend
+    def is_same(self, other: Finding) -> bool:
+        """Whether it is about the same thing, or a part of it."""
+        here, there = ((one.code, one.lb, one.backend) for one in (self, other))
+        return here == there and (not self.servers or bool(set(self.servers) & set(other.servers)))
 
     def as_dict(self) -> dict[str, t.Any]:
         names = ("code", "severity", "lb", "backend", "where", "problem", "remedy", "repaired")
@@ -56,7 +57,9 @@ class Finding:
         place = ", ".join(part for part in (self.lb, self.backend) if part)
         where = f" ({self.where})" if self.where else ""
         start = f"{self.severity}: {f'{place}: ' if place else ''}{self.problem}{where}"
-        return f"repaired {start}" if self.repaired else f"{start}. {self.remedy}"
+        if self.repaired:
+            return f"repaired {start}"
+        return f"{start}. {self.remedy}{'; or with -e doctor_repair=true' if self.repair else ''}"
 
 
 @dataclass(frozen=True)

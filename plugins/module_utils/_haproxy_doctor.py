@@ -67,8 +67,10 @@ def _reload(lb: Seen, needs: Needs) -> Findings:
         yield Finding("reload-forgets", severity, problem, STATE_LINES, lb.name)
 
 
-def lagging(lb: Seen, backend: str, claimed: bool) -> Findings:
-    """Servers that a reload would bring back otherwise. Saved here only while no rollout holds the backend."""
+def lagging(lb: Seen, backend: str, claimed: bool, let_in: t.Collection[str]) -> Findings:
+    """Servers that a reload would bring back otherwise. Saved only while no rollout holds the backend, and but for those that
+    are let in: that saves them, too.
+    """
     told = ((lb.configuration or {}).get("state_files") or {}).get(backend) or {}
     late = list(told.get("lagging") or ())
     if not late:
@@ -77,7 +79,11 @@ def lagging(lb: Seen, backend: str, claimed: bool) -> Findings:
     servers = lb.servers(backend)
     repair = {
         "kind": "change",
-        "servers": [{"name": name, "state": servers[name]["own_state"]} for name in late if name in servers],
+        "servers": [
+            {"name": name, "state": servers[name]["own_state"]}
+            for name in late
+            if name in servers and name not in let_in
+        ],
     }
     yield Finding(
         "state-file-lags",
