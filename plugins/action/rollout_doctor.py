@@ -52,7 +52,7 @@ class ActionModule(RolloutAction):
             host: task_vars["hostvars"][host].get("__rollout_ping") or {}
             for host in task_vars["ansible_play_hosts_all"]
         }
-        return {host: why(answer) for host, answer in told.items() if not answer or bad(answer)}
+        return {host: why(answer or None) for host, answer in told.items() if not answer or bad(answer)}
 
 
 def _by_lb(results: Results) -> dict[str, t.Mapping[str, t.Any]]:

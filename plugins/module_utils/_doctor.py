@@ -138,7 +138,7 @@ def _standing(fleet: Fleet, record: Answer) -> str:
         return "free"
     own = last.get("rollout_id") == lock["rollout_id"]
     # A rollout that goes on after its end was ended everywhere, and begins on one load balancer after the other.
-    if (record.get("lease") or {}).get("left", 0) > 0 and own and not last.get("ended") and not lock.get("abandoned"):
+    if _left(record.get("lease") or {}) > 0 and own and not last.get("ended") and not lock.get("abandoned"):
         return "live"
     if _ended(fleet, lock["rollout_id"]):
         return "stale"
@@ -179,7 +179,7 @@ def _lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
         path = f"{lb.state_dir}/{folder_name(backend)}/lock"
         yield Finding("lock-without-record", ERROR, problem, f"Once no run is under way: rm {path}", *at)
     elif standing == "live":
-        left = spelled(record["lease"]["left"])
+        left = spelled(_left(record["lease"]))
         problem = (
             f"{rollout} is under way, its lease lasts {left} more, so that what is found here may change at any moment"
         )
@@ -193,7 +193,7 @@ def _lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
         yield Finding("ended-unsettled", severity, problem, ROLLBACK, *at)
     else:
         lease = record.get("lease")
-        since = f"; its lease expired {spelled(-lease['left'])} ago" if lease else ""
+        since = f"; its lease: {_lease_words(lease)}" if lease else ""
         problem = f"{rollout} did not end{_last_sign(last)}{since}, and every other rollout is refused as long"
         severity = ERROR if lease else WARNING
         yield Finding("unfinished", severity, problem, f"If no run of it is under way: {_lowered(ROLLBACK)}", *at)
@@ -274,9 +274,14 @@ def _guard(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
         yield Finding("lease-orphaned", WARNING, problem, ROLLBACK, lb.name, backend)
 
 
+def _left(lease: Answer) -> float:
+    """Seconds; a lease that does not tell is over."""
+    return float(lease.get("left") or 0)
+
+
 def _lease_words(lease: Answer) -> str:
-    left = lease["left"]
-    return f"{spelled(left)} left" if left > 0 else f"expired {spelled(-left)} ago"
+    left = _left(lease)
+    return f"{spelled(left)} left" if left > 0 else f"expired {spelled(-left)} ago" if left else "expired"
 
 
 def _who(lock: Answer) -> str:

@@ -126,14 +126,12 @@ def _configuration(lb: Seen) -> Findings:
             lb.name,
         )
         return
-    unknown = [name for name in ("stats_maxconn", "stats_timeout", "hard_stop_after") if not settings[name]["known"]]
-    missing = [name for name in lb.backends if settings["backends"].get(name) is None]
-    if unknown or missing:
-        names = [f"`{name.replace('_', ' ', 1)}`" for name in unknown] + [f"backend {name}" for name in missing]
+    unknown = _unknown(lb, settings)
+    if unknown:
         yield Finding(
             "configuration-uncertain",
             NOTE,
-            f"{some(names)} was not judged, as conditions or variables in the configuration decide",
+            f"not judged, as variables or conditions of the configuration decide, or nothing in it tells: {some(unknown)}",
             "Look there by hand",
             lb.name,
         )
@@ -154,6 +152,28 @@ def _configuration(lb: Seen) -> Findings:
     if silence["value"] is not None and silence["value"] < SHORTEST_SILENCE:
         problem = f"the sockets close a connection that is silent for {spelled(silence['value'])}, which a call that waits may be"
         yield Finding("stats-timeout", WARNING, problem, "In global: stats timeout 2m", lb.name, where=silence["where"])
+
+
+def _unknown(lb: Seen, settings: Answer) -> list[str]:
+    """What would be judged, and cannot be."""
+    own = {"stats_maxconn": "stats maxconn", "stats_timeout": "stats timeout", "hard_stop_after": "hard-stop-after"}
+    names = [word for name, word in own.items() if not settings[name]["known"]]
+    for backend in lb.backends:
+        told = settings["backends"].get(backend)
+        if told is None:
+            names.append(f"backend {backend}")
+            continue
+        limits = {"timeout server": told["timeout_server"], "timeout tunnel": told["timeout_tunnel"]}
+        limits.update({f"timeout client of {each['proxy']}": each["timeout"] for each in told["clients"]})
+        names += [f"{word} ({backend})" for word, setting in limits.items() if not setting["known"]]
+        names += [
+            f"checks of {name} ({backend})"
+            for name, server in lb.servers(backend).items()
+            if server["health"] != "unchecked"
+            and not server.get("tracks")
+            and (told["servers"].get(name) or {}).get("fall_seconds") is None
+        ]
+    return names
 
 
 def _backend(lb: Seen, backend: str, needs: Needs) -> Findings:
