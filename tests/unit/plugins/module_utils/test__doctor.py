@@ -277,10 +277,10 @@ def test_a_server_that_is_not_seen_healthy_is_not_let_in(values: dict[str, t.Any
 
 
 def test_a_server_that_one_record_has_drained_is_not_let_in() -> None:
-    one, other = out()
-    drained = {"rollout_id": "r1", "servers": {**SAFE["servers"], "web1": {"weight": 10, "state": "drain"}}}  # type: ignore[dict-item]
-    other = load_balancer("lb2", *other.servers("shop").values(), record={"safe": drained})
-    assert found(one, other)["out-unclaimed"].repair is None
+    servers = server("web1", own_state="drain"), server("web2")
+    drained = {"rollout_id": "r1", "servers": {"web1": {"weight": 10, "state": "drain"}}}
+    other = load_balancer("lb2", *servers, record={"safe": drained})
+    assert found(load_balancer("lb1", *servers), other)["out-unclaimed"].repair is None
 
 
 def test_a_server_is_not_let_in_while_a_rollout_holds_the_backend() -> None:
