@@ -40,6 +40,7 @@ class Section:
     name: str
     lines: list[list[str]] = field(default_factory=list)  # each line as its words
     defaults: Section | None = None
+    numbers: list[int] = field(default_factory=list)  # of `lines`, counted from 0 through all files
 
     def words(self, *keyword: str) -> list[str] | None:
         """The words after the last line that starts with ``keyword``, here or in the defaults; None where there is none."""
@@ -57,13 +58,14 @@ def parse(texts: t.Sequence[str]) -> list[Section]:
     sections: list[Section] = []
     defaults: dict[str, Section] = {}
     last_defaults: Section | None = None
-    for line in (line for text in texts for line in text.splitlines()):
+    for number, line in enumerate(line for text in texts for line in text.splitlines()):
         words = _words(line)
         if not words:
             continue
         if words[0] not in SECTIONS:
             if sections:
                 sections[-1].lines.append(words)
+                sections[-1].numbers.append(number)
             continue
         section = Section(words[0], words[1] if len(words) > 1 else "")
         if section.kind in PROXIES:

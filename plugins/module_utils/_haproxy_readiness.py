@@ -47,7 +47,7 @@ def readiness(texts: t.Sequence[str], socket: str, running: Running | None = Non
     """
     sections = parse(texts)
     top = _top(sections)
-    backends = [section for section in sections if section.kind in ("backend", "listen") and _servers(section)]
+    backends = [section for section in sections if section.kind in ("backend", "listen") and server_lines(section)]
     findings = [
         *_socket_findings(top, socket),
         *_state_findings(top, backends),
@@ -77,7 +77,7 @@ def _top(sections: t.Sequence[Section]) -> Section:
 def _socket_findings(top: Section, socket: str) -> t.Iterator[Finding]:
     line = f"stats socket {socket} mode 600 level admin expose-fd listeners"
     sockets = [words[2:] for words in top.lines if words[:2] == ["stats", "socket"] and len(words) > 2]
-    admin = [words for words in sockets if _option(words, "level") == "admin"]
+    admin = [words for words in sockets if option(words, "level") == "admin"]
     if not admin:
         problem = "There is no admin socket, so nothing can change weights."
         if sockets:
@@ -85,23 +85,23 @@ def _socket_findings(top: Section, socket: str) -> t.Iterator[Finding]:
         yield Finding(True, problem, "global", line)
         return
     for words in admin:
-        mode = _option(words, "mode") or ""
+        mode = option(words, "mode") or ""
         if re.fullmatch(r"[0-7]+", mode) and int(mode, 8) & 0o002:
             yield Finding(True, f"Every user of the host may write to the admin socket {words[0]}.", "global", line)
-        if _is_open_to_the_network(words[0]):
+        if is_open_to_the_network(words[0]):
             problem = f"The admin socket {words[0]} is open to the network, without a password."
             yield Finding(True, problem, "global", line)
-    paths = [_socket_path(words[0]) for words in admin if not _is_open_to_the_network(words[0])]
+    paths = [socket_path(words[0]) for words in admin if not is_open_to_the_network(words[0])]
     if paths and socket not in paths and not any("$" in path for path in paths):
         problem = f"The admin socket is at {paths[0]}, not at {socket}."
         yield Finding(True, problem, "the inventory", f"haproxy_socket and rollout_haproxy_socket: {paths[0]}")
 
 
-def _socket_path(address: str) -> str:
+def socket_path(address: str) -> str:
     return address[len("unix@") :] if address.startswith("unix@") else address
 
 
-def _is_open_to_the_network(address: str) -> bool:
+def is_open_to_the_network(address: str) -> bool:
     if address.startswith(("/", "unix@", "abns@", "abnsz@", "fd@", "sockpair@")):
         return False
     if "$" in address:
@@ -122,7 +122,7 @@ def _state_findings(top: Section, backends: t.Sequence[Section]) -> t.Iterator[F
 
 def _check_findings(backends: t.Sequence[Section], running: Running) -> t.Iterator[Finding]:
     for section in backends:
-        unchecked = [words[1] for words in _servers(section) if not _is_checked(section, words)]
+        unchecked = [words[1] for words in server_lines(section) if not is_checked(section, words)]
         if not unchecked:
             # Lines that hold only under a condition, or are not loaded yet, show here.
             servers = running.get(section.name, ())
@@ -130,9 +130,9 @@ def _check_findings(backends: t.Sequence[Section], running: Running) -> t.Iterat
         if unchecked:
             problem = f"HAProxy does not check {_names(unchecked)}, so nothing shows that they are healthy."
             yield Finding(True, problem, _where(section), CHECK_LINE)
-        slow = [words[1] for words in _servers(section) if _seconds_to_notice(section, words) > SLOW_CHECK_SECONDS]
+        slow = [words[1] for words in server_lines(section) if _seconds_to_notice(section, words) > SLOW_CHECK_SECONDS]
         if slow:
-            longest = max(_seconds_to_notice(section, words) for words in _servers(section))
+            longest = max(_seconds_to_notice(section, words) for words in server_lines(section))
             problem = f"It takes {longest:g} seconds of failing requests until {_names(slow)} count as down."
             yield Finding(False, problem, _where(section), "default-server inter 2s fall 3, above its servers")
 
@@ -165,13 +165,13 @@ def _timeout_findings(top: Section, sections: t.Sequence[Section]) -> t.Iterator
             yield Finding(False, problem, "defaults", f"timeout {name} {'5s' if name == 'connect' else '30s'}")
 
 
-def _servers(section: Section) -> list[list[str]]:
+def server_lines(section: Section) -> list[list[str]]:
     """The lines that declare servers, as words; the second word names the server or the template."""
     return [words for words in section.lines if words[0] in ("server", "server-template") and len(words) > 2]
 
 
-def _is_checked(section: Section, server: t.Sequence[str]) -> bool:
-    for words in _settings(section, server):
+def is_checked(section: Section, server: t.Sequence[str]) -> bool:
+    for words in server_settings(section, server):
         for word in reversed(words):
             if word in ("check", "no-check"):
                 return word == "check"
@@ -181,13 +181,13 @@ def _is_checked(section: Section, server: t.Sequence[str]) -> bool:
 
 def _seconds_to_notice(section: Section, server: t.Sequence[str]) -> float:
     """Seconds from the death of a server to the check that takes it out, if each check fails at once."""
-    sources = list(_settings(section, server))
-    inter = next((value for words in sources if (value := _option(words, "inter"))), "2s")
-    fall = next((value for words in sources if (value := _option(words, "fall"))), "3")
+    sources = list(server_settings(section, server))
+    inter = next((value for words in sources if (value := option(words, "inter"))), "2s")
+    fall = next((value for words in sources if (value := option(words, "fall"))), "3")
     return seconds(inter) * (int(fall) if fall.isdigit() else 3)
 
 
-def _settings(section: Section, server: t.Sequence[str]) -> t.Iterator[list[str]]:
+def server_settings(section: Section, server: t.Sequence[str]) -> t.Iterator[list[str]]:
     """The words that hold for a server, the deciding ones first: its own, then those of `default-server` lines.
 
     A `default-server` line holds for the servers below it only.
@@ -208,7 +208,7 @@ def _without_names(words: t.Sequence[str]) -> list[str]:
     return [word for before, word in pairs if before not in NAMING]
 
 
-def _option(words: t.Sequence[str], name: str) -> str | None:
+def option(words: t.Sequence[str], name: str) -> str | None:
     """The word after the last ``name``; None where there is none."""
     found = [value for word, value in zip(words, words[1:]) if word == name]
     return found[-1] if found else None

@@ -65,17 +65,35 @@ def survival(found: Restoration | None, asked: str, pid: int, names: t.Collectio
     return Survival(True, path, "", found.whole)
 
 
-def find_restoration(pid: int, backend: str) -> Restoration | None:
+@dataclass(frozen=True)
+class Configuration:
+    """The configuration files of a process in HAProxy's order, as (path, text). ``directory``: see `restoration`."""
+
+    files: tuple[tuple[str, str], ...]
+    directory: str | None
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _path, text in self.files]
+
+
+def find_configuration(pid: int) -> Configuration | None:
     """Read the configuration of the running process ``pid``; None where process or files cannot be read from here."""
     try:
         arguments = _proc(pid, "cmdline").split("\0")
         if "haproxy" not in os.path.basename(arguments[0]):
             return None
         directory = _directory(pid, arguments)
-        texts = [text for path in _config_paths(arguments) for text in _read(os.path.join(directory or "", path))]
+        files = [file for path in _config_paths(arguments) for file in _read(os.path.join(directory or "", path))]
     except (OSError, ValueError, IndexError):
         return None
-    return restoration(parse(texts), backend, directory) if texts else None
+    return Configuration(tuple(files), directory) if files else None
+
+
+def find_restoration(pid: int, backend: str) -> Restoration | None:
+    """Where the state of ``backend`` comes from; None where the configuration of ``pid`` cannot be read from here."""
+    found = find_configuration(pid)
+    return restoration(parse(found.texts), backend, found.directory) if found else None
 
 
 def _proc(pid: int, name: str) -> str:
@@ -109,7 +127,7 @@ def _config_paths(arguments: t.Sequence[str]) -> list[str]:
     return [path for path in paths if path]
 
 
-def _read(path: str) -> list[str]:
+def _read(path: str) -> list[tuple[str, str]]:
     files = [path]
     if os.path.isdir(path):
         files = sorted(
@@ -118,7 +136,7 @@ def _read(path: str) -> list[str]:
     texts = []
     for name in files:
         with open(name, encoding="utf-8", errors="surrogateescape") as stream:
-            texts.append(stream.read())
+            texts.append((name, stream.read()))
     return texts
 
 

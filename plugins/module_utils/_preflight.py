@@ -40,8 +40,8 @@ INHERITED = {
 }
 STRATEGIES = ("blue_green", "rolling", "custom")
 GUARDS = ("auto", "systemd", "process", "off")
-# drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status only reads.
-ACTIONS = ("run", "rollback", "drain", "admit", "status")
+# drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status and doctor look.
+ACTIONS = ("run", "rollback", "drain", "admit", "status", "doctor")
 # Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
 # release once more.
 SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
@@ -129,7 +129,7 @@ def check_play(play: Play, action: str) -> None:
         raise Refused(
             f"the play uses strategy {play.strategy}, in which steps do not wait for each other; use strategy: linear"
         )
-    if action in ("drain", "admit", "status"):
+    if action in ("drain", "admit", "status", "doctor"):
         return
     if set(play.batch) != set(play.hosts):
         raise Refused(
