@@ -85,6 +85,7 @@ def test_a_controller_that_was_frozen_past_its_lease_changes_no_traffic_any_more
     blue_green.expect_traffic("1.0.0", BLUE)
 
 
+@pytest.mark.long
 def test_a_guard_that_was_killed_is_started_by_the_next_act(blue_green: Rollouts) -> None:
     running = in_the_bake(blue_green)
     for pid in processes(blue_green):
@@ -94,7 +95,9 @@ def test_a_guard_that_was_killed_is_started_by_the_next_act(blue_green: Rollouts
     expect_back(blue_green)
 
 
+@pytest.mark.long
 def test_nothing_is_left_of_a_lease_and_a_guard_when_a_rollout_has_ended(blue_green: Rollouts) -> None:
+    blue_green.load()
     blue_green.blue_green("2.0.0", blue_green_bake=1).expect(0, "promoted")
     assert [lease(blue_green, name) for name in LOAD_BALANCERS] == [None, None]
     poll(lambda: not processes(blue_green), "the guards end", 10)
@@ -110,6 +113,7 @@ def test_a_rollout_at_work_is_taken_over_only_with_a_reason(blue_green: Rollouts
     assert '"reason":"its controller was killed"' in journal
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_controller_ends_with_traffic_on_the_old_release(
     blue_green: Rollouts, number: signal.Signals
