@@ -172,8 +172,9 @@ def _lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
     lock, last = record["lock"], record.get("rollout") or {}
     rollout = f"rollout {lock['rollout_id']} ({_who(lock)})"
     at = lb.name, backend
-    if standing == "stale":
-        yield _stale(fleet, lb, backend, record)
+    closed = _ended(fleet, lock["rollout_id"])
+    if standing == "stale" and closed:
+        yield _stale(fleet, lb, backend, closed)
     elif standing == "unknown":
         problem = f"{rollout} holds the lock and is in no record, so that every other rollout is refused for ever"
         path = f"{lb.state_dir}/{folder_name(backend)}/lock"
@@ -216,10 +217,10 @@ def _without_lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findi
         yield Finding("unfinished", WARNING, problem, ROLLBACK, lb.name, backend)
 
 
-def _stale(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Finding:
+def _stale(fleet: Fleet, lb: Seen, backend: str, closed: tuple[Seen, str, str]) -> Finding:
+    """``closed``: where the rollout came to its end, as `_ended` tells it."""
+    record = lb.record(backend)
     lock, last = record["lock"], record.get("rollout") or {}
-    closed = _ended(fleet, lock["rollout_id"])
-    assert closed, "it is stale because it has ended"
     where, where_backend, outcome = closed
     own = last.get("rollout_id") == lock["rollout_id"] and last.get("ended")
     repair: dict[str, t.Any] | None = {
@@ -393,7 +394,10 @@ def _against_record(fleet: Fleet, lb: Seen, backend: str, safe: Answer, out: t.S
         if carries(server) and name in safe["servers"] and not _wanted(safe, name)
     ]
     if extra:
-        problem = f"{some(extra)} {are(extra, 'carries', 'carry')} traffic, though the record of {safe['rollout_id']} has {are(extra, 'it', 'them')} out of rotation"
+        problem = (
+            f"{some(extra)} {are(extra, 'carries', 'carry')} traffic, though the record of {safe['rollout_id']} has "
+            f"{are(extra, 'it', 'them')} out of rotation"
+        )
         remedy = f"If that is not meant: echo 'set server {backend}/{extra[0]} state drain' | socat {lb.socket} -"
         yield Finding("in-against-record", WARNING, problem, remedy, lb.name, backend, tuple(extra))
 
@@ -425,7 +429,8 @@ def _is_locked(fleet: Fleet, backend: str) -> bool:
 def _why_not(fleet: Fleet, lb: Seen, backend: str, name: str) -> str:
     server = lb.servers(backend)[name]
     if server["state"] == "maint":
-        return f"Not touched, as HAProxy does not check it in maint; if nobody works there: echo 'set server {backend}/{name} state drain' | socat {lb.socket} -, then look again"
+        line = f"echo 'set server {backend}/{name} state drain' | socat {lb.socket} -"
+        return f"Not touched, as HAProxy does not check it in maint; if nobody works there: {line}, then look again"
     if _is_locked(fleet, backend):
         return "Not touched while a lock is left behind; free that first, then look again"
     if not _wanted_everywhere(fleet, backend, name):
