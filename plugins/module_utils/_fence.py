@@ -233,6 +233,17 @@ def fenced_for_beginning(state_dir: str, backends: t.Iterable[str], seconds: flo
 
 
 @contextlib.contextmanager
+def fenced_as_found(state_dir: str, backend: str, seconds: float) -> t.Iterator[Records | None]:
+    """Hold the fence of ``backend``, whoever holds its lock; None where nothing is recorded, and nothing is made."""
+    with existing_folder(state_dir, backend) as folder:
+        if folder is None:
+            yield None
+            return
+        with _fence(folder, backend, seconds):
+            yield Records(folder, backend)
+
+
+@contextlib.contextmanager
 def _fence(folder: Folder, backend: str, seconds: float) -> t.Iterator[None]:
     handle = _open_fence(folder)
     try:

@@ -11,6 +11,7 @@ that a rescue uses. What it cannot write down, on a full disk for example, does 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import typing as t
@@ -110,12 +111,14 @@ class Guard:
 
     def _abandon(self, backend: str, lease: Lease) -> bool:
         """Keep the controller from acting again; False where it renewed its lease meanwhile."""
-        with self._fenced(backend, lease) as records:
+        with fence.fenced_as_found(self._state_dir, backend, FENCE_SECONDS) as records:
             found = records.lease() if records else None
-            if records is None or found is None or found.left(*self._clock()) > 0:
+            holder = records.holder() if records else None
+            if records is None or found is None or holder is None or holder.rollout_id != lease.rollout_id:
                 return False
-            holder = records.holder()
-            if holder and not holder.abandoned:
+            if found.left(*self._clock()) > 0:
+                return False
+            if not holder.abandoned:
                 why = f"its lease of {lease.seconds:g} s expired, and at {fence.now()} the guard began to return the traffic"
                 # Whoever cannot write here cannot act here either.
                 with contextlib.suppress(StateError):
@@ -124,22 +127,13 @@ class Guard:
 
     def _drop(self, backend: str, lease: Lease) -> bool:
         self._over.add(self._key(backend, lease))
-        with contextlib.suppress(StateError), self._fenced(backend, None) as records:
+        with (
+            contextlib.suppress(StateError),
+            fence.fenced_as_found(self._state_dir, backend, FENCE_SECONDS) as records,
+        ):
             if records and records.lease() == lease:
                 records.drop_lease()
         return True
-
-    @contextlib.contextmanager
-    def _fenced(self, backend: str, lease: Lease | None) -> t.Iterator[fence.Records | None]:
-        if lease is None:
-            with fence.fenced_for_beginning(self._state_dir, [backend], FENCE_SECONDS) as found:
-                yield found[0]
-            return
-        try:
-            with fence.fenced(self._state_dir, [backend], lease.rollout_id, FENCE_SECONDS, abandoned=True) as found:
-                yield found[0]
-        except fence.Lost:
-            yield None
 
     def _later(self, backend: str, out: t.Mapping[str, str], reason: str, before: _Trouble | None) -> None:
         if before is None or before.reason != reason:
@@ -167,10 +161,12 @@ def run(state_dir: str) -> None:
 def _say(text: str) -> None:
     # A guard whose log is full or gone still guards.
     with contextlib.suppress(OSError):
-        print(f"{fence.now()} {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{fence.now()} {text}\n")
+        sys.stderr.flush()
 
 
 def main() -> int:
     """``guard.pyz STATE_DIR``"""
+    os.chdir("/")
     run(sys.argv[1])
     return 0

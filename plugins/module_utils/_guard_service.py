@@ -16,7 +16,6 @@ import importlib.util
 import io
 import os
 import shutil
-import subprocess
 import sys
 import time
 import typing as t
@@ -35,7 +34,6 @@ PROGRAM, LOG = "@guard.pyz", "@guard.log"
 UNITS = "/etc/systemd/system"
 START_SECONDS = 10.0
 POLL_SECONDS = 0.02
-SYSTEMCTL_SECONDS = 30.0
 
 UNIT = """\
 # Made by steady.rollout while a rollout is under way, and removed at its end.
@@ -65,12 +63,17 @@ WantedBy=multi-user.target
 """
 
 
+# Runs a command: its exit code, its output and its errors. A module's run_command.
+Run = t.Callable[[list[str]], tuple[int, str, str]]
+
+
 @dataclass(frozen=True)
 class Service:
     """The guard of one state directory. ``kind``: one of KINDS."""
 
     state_dir: str
     kind: str
+    run: Run
 
     def ensure(self) -> None:
         """Have it run. Raises StateError when it does not."""
@@ -79,10 +82,10 @@ class Service:
         try:
             program = _install(self.state_dir)
             if self.kind == "systemd" or (self.kind == "auto" and _has_systemd()):
-                _start_unit(self.state_dir, program)
+                self._start_unit(program)
             else:
                 _start_process(self.state_dir, program)
-        except (OSError, subprocess.SubprocessError) as exc:
+        except OSError as exc:
             raise StateError(f"the guard cannot be started: {exc}") from exc
         deadline = time.monotonic() + START_SECONDS
         while not is_running(self.state_dir):
@@ -96,10 +99,22 @@ class Service:
         unit = unit_name(self.state_dir)
         if not os.path.exists(os.path.join(UNITS, unit)) or armed_backends(self.state_dir):
             return
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            _systemctl("disable", "--now", unit)
+        with contextlib.suppress(OSError):
+            self._systemctl("disable", "--now", unit)
             os.unlink(os.path.join(UNITS, unit))
-            _systemctl("daemon-reload")
+            self._systemctl("daemon-reload")
+
+    def _start_unit(self, program: str) -> None:
+        unit = unit_name(self.state_dir)
+        replace_file(os.path.join(UNITS, unit), unit_text(self.state_dir, program, sys.executable), 0o644)
+        self._systemctl("daemon-reload")
+        self._systemctl("enable", unit)
+        self._systemctl("restart", unit)
+
+    def _systemctl(self, *arguments: str) -> None:
+        code, output, errors = self.run(["systemctl", *arguments])
+        if code != 0:
+            raise OSError(f"systemctl {' '.join(arguments)} failed with {code}: {(errors or output).strip()}")
 
 
 def unit_name(state_dir: str) -> str:
@@ -120,38 +135,20 @@ def _has_systemd() -> bool:
     return os.geteuid() == 0 and os.path.isdir("/run/systemd/system") and shutil.which("systemctl") is not None
 
 
-def _start_unit(state_dir: str, program: str) -> None:
-    unit = unit_name(state_dir)
-    replace_file(os.path.join(UNITS, unit), unit_text(state_dir, program, sys.executable), 0o644)
-    _systemctl("daemon-reload")
-    _systemctl("enable", unit)
-    _systemctl("restart", unit)
-
-
-def _systemctl(*arguments: str) -> None:
-    done = subprocess.run(
-        ["systemctl", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=SYSTEMCTL_SECONDS,
-        check=False,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise OSError(f"systemctl {' '.join(arguments)} failed with {done.returncode}: {done.stdout.strip()}")
-
-
 def _start_process(state_dir: str, program: str) -> None:
-    with open(os.path.join(state_dir, LOG), "ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-I", program, state_dir],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            cwd="/",
-            start_new_session=True,
-        )
+    """In a session of its own, so that it does not end with the connection that started it."""
+    log = os.path.join(state_dir, LOG)
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", program, state_dir],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        ],
+        setsid=True,
+    )
 
 
 def _where_it_says(state_dir: str) -> str:

@@ -335,7 +335,7 @@ def main() -> None:
     params = module.params
     try:
         driver = DRIVERS[params["provider"]](params, module.check_mode)
-        service = Service(params["state_dir"], params["guard"])
+        service = Service(params["state_dir"], params["guard"], module.run_command)
         done = perform(act(params, module.check_mode), driver, service)
     except (HaproxyError, StateError) as exc:
         module.fail_json(msg=str(exc), abandoned=exc.abandoned if isinstance(exc, Lost) else "")

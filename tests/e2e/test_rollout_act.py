@@ -39,6 +39,10 @@ BLUE = {
 }
 
 
+def no_systemctl(command: list[str]) -> tuple[int, str, str]:
+    raise AssertionError(f"{command} is not for this test's machine")
+
+
 class Controller:
     """Acts as the module does, without the seconds that Ansible takes around it."""
 
@@ -57,7 +61,7 @@ class Controller:
         done = perform(
             Act(act=act, rollout_id=self.rollout_id, reach=reach, **values),
             HaproxyDriver(address=self.lab.socket, **settings),
-            Service(self.state_dir, "process"),
+            Service(self.state_dir, "process", no_systemctl),
         )
         return {**result(done), "warnings": [text for one in done.backends.values() for text in one.warnings]}
 
