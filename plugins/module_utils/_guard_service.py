@@ -32,6 +32,7 @@ KINDS = ("auto", "systemd", "process", "off")
 PACKAGE = "ansible_collections.steady.rollout.plugins.module_utils"
 PROGRAM, LOG = "@guard.pyz", "@guard.log"
 UNITS = "/etc/systemd/system"
+DETACH = 'setsid "$0" -I "$1" "$2" </dev/null >/dev/null 2>>"$3" &'
 START_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
@@ -84,7 +85,7 @@ class Service:
             if self.kind == "systemd" or (self.kind == "auto" and _has_systemd()):
                 self._start_unit(program)
             else:
-                _start_process(self.state_dir, program)
+                self._start_process(program)
         except OSError as exc:
             raise StateError(f"the guard cannot be started: {exc}") from exc
         deadline = time.monotonic() + START_SECONDS
@@ -103,6 +104,13 @@ class Service:
             self._systemctl("disable", "--now", unit)
             os.unlink(os.path.join(UNITS, unit))
             self._systemctl("daemon-reload")
+
+    def _start_process(self, program: str) -> None:
+        """In a session of its own, so that it does not end with the connection that started it."""
+        log = os.path.join(self.state_dir, LOG)
+        code, output, errors = self.run(["/bin/sh", "-c", DETACH, sys.executable, program, self.state_dir, log])
+        if code != 0:
+            raise OSError(f"setsid failed with {code}: {(errors or output).strip()}")
 
     def _start_unit(self, program: str) -> None:
         unit = unit_name(self.state_dir)
@@ -133,22 +141,6 @@ def unit_text(state_dir: str, program: str, python: str) -> str:
 
 def _has_systemd() -> bool:
     return os.geteuid() == 0 and os.path.isdir("/run/systemd/system") and shutil.which("systemctl") is not None
-
-
-def _start_process(state_dir: str, program: str) -> None:
-    """In a session of its own, so that it does not end with the connection that started it."""
-    log = os.path.join(state_dir, LOG)
-    os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", program, state_dir],
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-        ],
-        setsid=True,
-    )
 
 
 def _where_it_says(state_dir: str) -> str:
