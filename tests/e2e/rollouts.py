@@ -25,7 +25,7 @@ from local_fleet.load import Load, Loadable, Profile
 from local_fleet.tally import Summary, Terms
 
 HERE = pathlib.Path(__file__).resolve().parent
-RUN_SECONDS = 240.0
+RUN_SECONDS = 480.0
 REQUESTS = 12  # of a look at who answers: more than a round of a balancer
 SAMPLE_SECONDS = 0.02
 # What a rollout takes as a person has it, in seconds that suit a test.

@@ -353,7 +353,7 @@ STAGES = {
         Stage("sanity", sanity, limit=900),
         Stage("unit", unit, limit=600),
         Stage("integration", integration, limit=900),
-        Stage("e2e", e2e, limit=3300),
+        Stage("e2e", e2e, limit=4200),
         Stage("benchmarks", benchmarks, limit=900),
     )
 }
