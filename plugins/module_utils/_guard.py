@@ -28,15 +28,19 @@ from ansible_collections.steady.rollout.plugins.module_utils._state_dir import S
 TICK = 0.5  # seconds between two looks at the leases
 FENCE_SECONDS = 1.0  # an act under way goes first; it is asked for again at the next look
 RETRY_SECONDS = 2.0
+# Between two restores while nothing has changed: each of them leaves two lines in the journal.
+LONGEST_PAUSE = 60.0
 
 
 @dataclass
 class _Trouble:
-    """What keeps the traffic of a backend from being all back: servers by name, or a reason."""
+    """Why the traffic of a backend is not all back. ``settled``: the servers that were UP then; None where nobody could tell."""
 
-    out: t.Mapping[str, str]
+    settled: frozenset[str] | None
     reason: str
-    again: float  # when to try again
+    pause: float  # seconds until it is tried again with nothing changed
+    at: float
+    look_at: float
 
 
 class Guard:
@@ -71,7 +75,7 @@ class Guard:
             self._trouble.pop(backend, None)
             return True
         trouble = self._trouble.get(backend)
-        if trouble is None or time.monotonic() >= trouble.again:
+        if trouble is None or time.monotonic() >= trouble.look_at:
             self._return_traffic(backend, lease, trouble)
         return self._key(backend, lease) not in self._over
 
@@ -80,13 +84,14 @@ class Guard:
         if not self._abandon(backend, lease):
             return
         try:
-            servers = {one["name"]: one for one in driver.read([backend]).backends[backend]["servers"]}
+            servers = driver.read([backend]).backends[backend]["servers"]
         except HaproxyError as exc:
-            self._later(backend, {}, str(exc), trouble)
+            self._later(backend, None, str(exc), trouble)
             return
-        if trouble and trouble.out and not any(servers.get(name, {}).get("settled") for name in trouble.out):
-            trouble.again = time.monotonic() + RETRY_SECONDS
-            return  # who stayed out has not come up since
+        settled = frozenset(str(one["name"]) for one in servers if one["settled"])
+        if trouble and trouble.settled == settled and time.monotonic() < trouble.at + trouble.pause:
+            trouble.look_at = time.monotonic() + RETRY_SECONDS
+            return
         act = Act(
             act="restore",
             rollout_id=lease.rollout_id,
@@ -99,11 +104,11 @@ class Guard:
         try:
             done = perform(act, driver)
         except HaproxyError as exc:
-            self._later(backend, {}, str(exc), trouble)
+            self._later(backend, settled, str(exc), trouble)
             return
         out = done.backends[backend].out
         if out:
-            self._later(backend, out, "; ".join(out.values()), trouble)
+            self._later(backend, settled, "; ".join(out.values()), trouble)
             return
         _say(f"backend {backend}: traffic is back to what was safe for rollout {lease.rollout_id}")
         self._trouble.pop(backend, None)
@@ -135,10 +140,14 @@ class Guard:
                 records.drop_lease()
         return True
 
-    def _later(self, backend: str, out: t.Mapping[str, str], reason: str, before: _Trouble | None) -> None:
+    def _later(self, backend: str, settled: frozenset[str] | None, reason: str, before: _Trouble | None) -> None:
         if before is None or before.reason != reason:
             _say(f"backend {backend}: the traffic is not all back: {reason}; trying again")
-        self._trouble[backend] = _Trouble(out, reason, time.monotonic() + RETRY_SECONDS)
+        # After a load balancer that did not answer the first restore comes at once.
+        longer = before is not None and before.settled is not None
+        pause = min(2 * before.pause, LONGEST_PAUSE) if before and longer else RETRY_SECONDS
+        now = time.monotonic()
+        self._trouble[backend] = _Trouble(settled, reason, pause, now, now + RETRY_SECONDS)
 
     def _key(self, backend: str, lease: Lease) -> tuple[str, str, float]:
         return backend, lease.rollout_id, lease.until

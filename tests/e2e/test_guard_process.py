@@ -166,3 +166,16 @@ def test_a_load_balancer_that_is_down_is_restored_when_it_is_back(rollout: Contr
     assert not guard_lines(rollout)  # it asks again and again, and writes nothing of that
     rollout.lab.start()
     expect_safe(rollout.lab, 15)
+
+
+def test_what_stays_out_is_asked_about_without_filling_the_journal(rollout: Controller) -> None:
+    for app in rollout.lab.apps[:2]:
+        app.healthy = False
+    rollout.lab.wait_status("DOWN", "web2")
+    poll(lambda: guard_lines(rollout), "the guard has begun", LEASE + NOTICED)
+    began = time.monotonic()
+    poll(lambda: time.monotonic() > began + 12, "it had time for many restores", 20)
+    assert len(guard_lines(rollout)) <= 8
+    for app in rollout.lab.apps[:2]:
+        app.healthy = True
+    expect_safe(rollout.lab, 15)
