@@ -17,9 +17,10 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LoadBalancer,
     Run,
     Settings,
+    carried,
     end_state,
     how_to_reach,
-    notes,
+    result_of,
     safe_at,
     tell,
 )
@@ -250,6 +251,9 @@ class SimulatedLb:
         for backend, seen in (asked.get("releases") or {}).items():
             for name, releases in seen.items():
                 self.releases[backend].setdefault(name, {}).update(releases)
+        for result in asked.get("results") or ():
+            for backend in backends:
+                self._write(backend, "result", rollout_id, result)
         getattr(self, f"_{asked['act']}")(rollout_id, asked)
 
     def _begin(self, rollout_id: str, asked: t.Mapping[str, t.Any]) -> None:
@@ -300,6 +304,7 @@ class World:
         self.running = {member.key: OLD for member in run.plan.members}
         self.kill_at = kill_at
         self.acts = 0
+        self.concluded: dict[str, t.Any] = {}  # of the last step, for the next act
         self.watchers: list[t.Callable[[], None]] = []
 
     def survive(self) -> None:
@@ -326,12 +331,13 @@ class World:
 
     def take(self, run: Run, index: int) -> None:
         """One step, as the tasks of the role take it."""
-        told = tell(run, index, False)
+        told = tell(run, index, False, self.concluded)
         self.tell(run, told["lbs"])
+        self.concluded = {}
         for asked in told["hosts"].values():
             self.survive()
             self.running[asked["member"]] = asked["release"]
-        self.tell(run, notes(run, told, ""))
+        self.concluded = result_of(run, told, "")
 
     def carry_out(self, run: Run) -> None:
         for index in range(len(run.plan.steps)):
@@ -340,7 +346,8 @@ class World:
     def end(self, run: Run, outcome: str) -> None:
         for lb in run.lbs:
             safe = end_state(run, lb) if run.mode == FORWARD else {}
-            self.tell(run, [{**how_to_reach(lb), "act": "end", "outcome": outcome, "safe": safe}])
+            asked = {**how_to_reach(lb), "act": "end", "outcome": outcome, "safe": safe, **carried(self.concluded)}
+            self.tell(run, [asked])
 
     def roll_out(self, run: Run, begin: t.Mapping[str, t.Any]) -> None:
         self.begin(run, begin)
@@ -348,7 +355,8 @@ class World:
         self.end(run, "promoted")
 
     def restore(self, run: Run) -> None:
-        self.tell(run, [{**how_to_reach(lb), "act": "restore"} for lb in run.lbs])
+        self.tell(run, [{**how_to_reach(lb), "act": "restore", **carried(self.concluded)} for lb in run.lbs])
+        self.concluded = {}
 
     def rescue(self, run: Run) -> Run:
         """What the rescue of a rollout does; returns the way back that it went."""

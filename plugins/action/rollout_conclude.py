@@ -13,7 +13,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
     WATCHES,
     Run,
-    notes,
+    result_of,
     unknown_releases,
     without,
 )
@@ -25,8 +25,6 @@ class ActionModule(RolloutAction):
         "run": {"type": "dict", "required": True},
         "told": {"type": "dict", "required": True},
         "acts": {"type": "list", "elements": "dict", "default": []},
-        "probes": {"type": "list", "elements": "dict", "default": []},
-        "looks": {"type": "list", "elements": "dict", "default": []},
         "watch": {"type": "dict", "default": {}},
         "deployed": {"type": "bool", "default": False},
         "previous": {"type": "dict", "default": {}},
@@ -43,7 +41,8 @@ class ActionModule(RolloutAction):
             # All hosts ask for what is returned here, also on the way back, where nothing may fail.
             problem = f"{told['words']}: a defect: {type(exc).__name__}: {exc}"
             problems = [*previous.get("problems", ()), problem]
-            return _conclusion.left_out(told, rollout_id, {**previous, "problem": problem, "problems": problems})
+            known = {**previous, "problem": problem, "problems": problems, "results": [], "releases": {}}
+            return _conclusion.left_out(told, rollout_id, known)
 
     def _conclude(
         self, options: dict[str, t.Any], previous: t.Mapping[str, t.Any], task_vars: dict[str, t.Any]
@@ -51,7 +50,7 @@ class ActionModule(RolloutAction):
         told = options["told"]
         run = without(Run.from_dict(options["run"]), previous.get("lost", ()))
         step = run.plan.steps[told["index"]]
-        problems, failed_lbs = _conclusion.lb_problems(told, options["acts"], options["probes"], options["looks"])
+        problems, failed_lbs = _conclusion.lb_problems(told, options["acts"])
         if told["watch"] and not problems:
             problems += _conclusion.watch_problems(told, options["watch"], run.settings.inconclusive)
         failed_hosts = self._failed_hosts(run, told, task_vars) if options["deployed"] else {}
@@ -63,7 +62,7 @@ class ActionModule(RolloutAction):
         problem = "; ".join(problems)
         members = [run.members[key] for key in step.members]
         bad_hosts = {*failed_hosts, *(run.members[key].host for key in unknown)}
-        lost = _conclusion.lost_members(members, options["probes"], bad_hosts) if problem else []
+        lost = _conclusion.lost_members(members, options["acts"], bad_hosts) if problem else []
         return {
             "ok": not problem,
             "rollout_id": run.rollout_id,
@@ -75,7 +74,7 @@ class ActionModule(RolloutAction):
             "failed_lbs": failed_lbs,
             "hosts": [] if problem else sorted(told["hosts"]),
             "progress_at": time.time() if told["kind"] in ("admit", *WATCHES) and not problem else at,
-            "notes": notes(run, told, problem),
+            **result_of(run, told, problem),
         }
 
     def _failed_hosts(self, run: Run, told: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, str]:

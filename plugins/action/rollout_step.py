@@ -29,4 +29,8 @@ class ActionModule(RolloutAction):
         stopped = not well_so_far(previous, options["index"]) if run.mode == FORWARD else not step.members
         at = time.time()
         # What a watch has found belongs to this very step, and to no earlier one of the same number.
-        return {**tell(run, options["index"], stopped), "at": at, "key": f"{run.mode}:{options['index']}:{at}"}
+        return {
+            **tell(run, options["index"], stopped, previous),
+            "at": at,
+            "key": f"{run.mode}:{options['index']}:{at}",
+        }

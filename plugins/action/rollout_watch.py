@@ -19,7 +19,6 @@ class ActionModule(RolloutAction):
         "key": {"type": "str", "required": True},
         "watch": {"type": "dict", "required": True},
         "readings": {"type": "list", "elements": "dict", "default": []},
-        "probes": {"type": "list", "elements": "dict", "default": []},
         "previous": {"type": "dict", "default": {}},
     }
 
@@ -28,7 +27,6 @@ class ActionModule(RolloutAction):
             Settings(**options["settings"]),
             {"key": options["key"], "watch": options["watch"]},
             options["readings"],
-            options["probes"],
             options["previous"],
             time.time(),
         )

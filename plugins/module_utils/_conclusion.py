@@ -16,29 +16,27 @@ from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
 Results = t.Sequence[t.Mapping[str, t.Any]]
 
 
-def lb_problems(
-    told: t.Mapping[str, t.Any], acts: Results, probes: Results, looks: Results
-) -> tuple[list[str], list[str]]:
+def lb_problems(told: t.Mapping[str, t.Any], acts: Results) -> tuple[list[str], list[str]]:
     """What went wrong on load balancers, and on which."""
-    problems: list[str] = []
     failed: list[str] = []
     unanswered: dict[str, list[str]] = {}
-    # A step that watches looks at its probes poll by poll.
-    expected = [("lbs", acts), ("probes", probes if told["watch"] is None else None), ("looks", looks)]
-    for name, results in expected:
-        if results is None:
-            continue
-        answers = {answer["item"]["lb"]: answer for answer in results if isinstance(answer.get("item"), t.Mapping)}
-        for asked in told[name]:
-            answer = answers.get(asked["lb"])
-            if answer is None or bad(answer):
-                failed.append(asked["lb"])
-                for told_why in reasons(answer):
-                    unanswered.setdefault(told_why, []).append(asked["lb"])
-        problems = [f"{', '.join(lbs)}: {told_why}" for told_why, lbs in unanswered.items()]
-        if problems:
-            break  # what was asked next was not even tried, or could not work
-    return problems, failed
+    answers = {answer["item"]["lb"]: proved(answer) for answer in acts if isinstance(answer.get("item"), t.Mapping)}
+    for asked in told["lbs"]:
+        answer = answers.get(asked["lb"])
+        if answer is None or bad(answer):
+            failed.append(asked["lb"])
+            for told_why in reasons(answer):
+                unanswered.setdefault(told_why, []).append(asked["lb"])
+    return [f"{', '.join(lbs)}: {told_why}" for told_why, lbs in unanswered.items()], failed
+
+
+def proved(answer: t.Mapping[str, t.Any]) -> t.Mapping[str, t.Any]:
+    """What rollout_act returned; as a failure where it was asked for a proof that servers are good, and has none."""
+    asked = any(answer["item"].get(option) for option in ("probe", "settle"))
+    proof = answer.get("proof") or {"ok": not asked, "msg": "did not probe"}
+    if bad(answer) or proof.get("ok"):
+        return answer
+    return {**answer, "failed": True, "msg": proof.get("msg"), "targets": proof.get("targets") or ()}
 
 
 def bad(answer: t.Mapping[str, t.Any]) -> bool:
@@ -54,12 +52,12 @@ def why(answer: t.Mapping[str, t.Any] | None) -> str:
     return text or "failed without a word"
 
 
-def lost_members(members: t.Sequence[Member], probes: Results, failed_hosts: t.Collection[str]) -> list[str]:
+def lost_members(members: t.Sequence[Member], acts: Results, failed_hosts: t.Collection[str]) -> list[str]:
     """Which of the members of a step that went wrong did; all of them where that cannot be told apart."""
     servers = {
         str(target.get("name"))
-        for answer in probes
-        for target in answer.get("targets") or ()
+        for answer in acts
+        for target in (answer.get("proof") or {}).get("targets") or ()
         if target.get("health") != "up"
     }
     lost = [m.key for m in members if m.host in failed_hosts or servers.intersection(m.servers.values())]
@@ -127,7 +125,9 @@ def left_out(told: t.Mapping[str, t.Any], rollout_id: str, previous: t.Mapping[s
         "failed_lbs": list(previous.get("failed_lbs", ())),
         "hosts": [],
         "progress_at": progress(told, previous),
-        "notes": [],
+        # Nothing was told, so nothing was written down either.
+        "results": list(previous.get("results", ())),
+        "releases": dict(previous.get("releases", {})),
     }
 
 

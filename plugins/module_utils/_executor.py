@@ -314,8 +314,11 @@ def without(run: Run, lost: t.Collection[str]) -> Run:
     )
 
 
-def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
-    """Everything that the tasks of step ``index`` need; with ``stopped`` there is nothing to do any more."""
+def tell(run: Run, index: int, stopped: bool, previous: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
+    """Everything that the tasks of step ``index`` need; with ``stopped`` there is nothing to do any more.
+
+    ``previous``: what the step before was concluded with. Its result goes into the journal with the acts of this one.
+    """
     step = run.plan.steps[index]
     told: dict[str, t.Any] = {
         "index": index,
@@ -323,8 +326,6 @@ def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
         "kind": step.kind,
         "words": f"{'Way back, step' if run.mode == UNDO else 'Step'} {index + 1} of {len(run.plan.steps)}: {step.words()}",
         "lbs": [],
-        "probes": [],
-        "looks": [],
         "polled": [],
         "hosts": {},
         "watch": None,
@@ -332,14 +333,11 @@ def tell(run: Run, index: int, stopped: bool) -> dict[str, t.Any]:
     }
     if stopped:
         return {**told, "words": f"{told['words']}: left out, as the step before it failed"}
-    told["lbs"] = [_tell_lb(run, lb, index) for lb in run.lbs]
+    told["lbs"] = [{**_tell_lb(run, lb, index), **carried(previous or {})} for lb in run.lbs]
     told["hosts"] = _tell_hosts(run, step) if step.kind == "deploy" else {}
     told["watch"] = _tell_watch(run, index)
     told["polled"] = [_tell_poll(run, lb, step) for lb in run.lbs] if told["watch"] else []
     told["polls"] = _in_batches(told["watch"]["polls"]) if told["watch"] else []
-    places = watched(run, step) if step.kind in ("probe", *WATCHES) else []
-    told["probes"] = [_tell_probe(run, lb, places, step.kind == "probe") for lb in run.lbs] if places else []
-    told["looks"] = [_tell_look(run, lb, step) for lb in run.lbs] if step.kind == "probe" else []
     return told
 
 
@@ -364,6 +362,9 @@ def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
     waits = step.kind in ("deploy", "drain")
     drain_timeout = settings.drain_timeout if waits else 0.0
     servers = shifts(run, lb, step)
+    # Backends are changed one after the other; each may have to settle, come up, and be drained.
+    shifting = len(servers) * (drain_timeout + 2 * settings.health_timeout)
+    proof = _tell_proof(run, lb, step)
     return {
         **how_to_reach(lb),
         "act": "shift" if servers else "note",
@@ -377,10 +378,8 @@ def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
         "allow_unchecked": settings.allow_unchecked,
         "capacity": _tell_capacity(run, lb, step),
         **grant(settings, step.kind),
-        # Backends are changed one after the other; each may have to settle, come up, and be drained.
-        "timeout": int(max(1, len(servers)) * (drain_timeout + 2 * settings.health_timeout) + settings.lb_timeout)
-        if servers
-        else int(settings.lb_timeout),
+        **proof,
+        "timeout": int(shifting + proof.get("settle_timeout", 0) + _deadline(proof) + settings.lb_timeout),
     }
 
 
@@ -405,8 +404,28 @@ def _tell_capacity(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any] |
     }
 
 
-def _tell_probe(run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]], patient: bool) -> dict[str, t.Any]:
+def _tell_proof(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
+    """In a probe step every server must answer, and the load balancer itself must see it healthy."""
+    if step.kind != "probe":
+        return {}
+    places = watched(run, step)
+    return {
+        "probe": _tell_probe(run, lb, places, True),
+        "settle": [list(place) for place in places],
+        "settle_timeout": run.settings.health_timeout,
+    }
+
+
+def _deadline(asked: t.Mapping[str, t.Any]) -> float:
+    return float((asked.get("probe") or {}).get("deadline", 0))
+
+
+def _tell_probe(
+    run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]], patient: bool
+) -> dict[str, t.Any] | None:
     """Whom to probe from one load balancer, and how; while watching one good answer in a few seconds is enough."""
+    if not places:
+        return None
     owners = {place: member for member in run.plan.members for place in member.servers.items()}
     targets: dict[tuple[t.Any, t.Any], dict[str, t.Any]] = {}
     for backend, name in places:
@@ -418,53 +437,37 @@ def _tell_probe(run: Run, lb: LoadBalancer, places: t.Sequence[tuple[str, str]],
     if not patient:
         timing = {"rise": 1, "deadline": LOOK_SECONDS}
     options = {name: value for name, value in run.settings.probe.items() if name != "port"}
-    return {
-        "lb": lb.name,
-        "targets": list(targets.values()),
-        "options": {**options, **timing},
-        "timeout": int(timing["deadline"] + run.settings.lb_timeout),
-    }
+    return {**options, **timing, "targets": list(targets.values())}
 
 
 def _tell_poll(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
-    """One reading, which prolongs the lease."""
+    """One reading, which prolongs the lease, and in a watch a probe."""
+    probe = _tell_probe(run, lb, watched(run, step), False) if step.kind in WATCHES else None
+    asked = {"probe": probe} if probe else {}
     return {
         **how_to_reach(lb),
         **grant(run.settings, step.kind),
-        "timeout": int(run.settings.lb_timeout),
+        **asked,
+        "timeout": int(_deadline(asked) + run.settings.lb_timeout),
     }
 
 
-def _tell_look(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
-    """Whom the load balancer itself must see healthy."""
-    places = watched(run, step)
-    return {
-        **how_to_reach(lb),
-        "settled": [list(place) for place in places],
-        "await": run.settings.health_timeout,
-        "timeout": int(run.settings.health_timeout + run.settings.lb_timeout),
-    }
+def result_of(run: Run, told: t.Mapping[str, t.Any], problem: str) -> dict[str, t.Any]:
+    """What the next act writes down of a step: its result, and what was seen to run, once it was probed.
 
-
-def notes(run: Run, told: t.Mapping[str, t.Any], problem: str) -> list[dict[str, t.Any]]:
-    """The result of a step for the record of each load balancer; with what was seen to run, once it was probed."""
+    A call of its own would cost as much as the step. Until it is written the step counts as not done, which is safe.
+    """
     step = run.plan.steps[told["index"]]
-    seen = seen_releases(run, step) if step.kind == "probe" and not problem else {}
-    record = {"step": told["index"], "mode": run.mode, "kind": step.kind, "ok": not problem, "problem": problem}
     if told["kind"] in ("drain", "admit", "traffic") and not problem:
-        return []  # the module recorded the result of what it changed
-    return [
-        {
-            **how_to_reach(lb),
-            "act": "note",
-            "event": "result",
-            **grant(run.settings, "note"),
-            "record": record,
-            "releases": {backend: seen[backend] for backend in lb.found if backend in seen},
-            "timeout": int(run.settings.lb_timeout),
-        }
-        for lb in run.lbs
-    ]
+        return {"results": [], "releases": {}}  # the module recorded the result of what it changed
+    record = {"step": told["index"], "mode": run.mode, "kind": step.kind, "ok": not problem, "problem": problem}
+    seen = seen_releases(run, step) if step.kind == "probe" and not problem else {}
+    return {"results": [record], "releases": seen}
+
+
+def carried(concluded: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The part of a conclusion that goes into the journal with the next act on each load balancer."""
+    return {"results": list(concluded.get("results") or ()), "releases": dict(concluded.get("releases") or {})}
 
 
 def how_to_reach(lb: LoadBalancer) -> dict[str, t.Any]:

@@ -136,9 +136,11 @@ class Recovery:
         ]
 
     def _leave(self, now: Answers) -> tuple[Step, ...]:
-        """What was not in rotation, got the release, and takes traffic: out again, as soon as the others are back."""
-        deployed = {key for group in self.deployed for key in group} - set(self.carried)
-        keys = tuple(key for key in _fleet.in_rotation(self.plan.members, now) if key in deployed)
+        """What was not in rotation, was let in or got the release, and takes traffic: out again, as soon as the others are back."""
+        deployed = {key for group in self.deployed for key in group}
+        let_in = {key for step in self.plan.steps if step.kind == "admit" for key in step.members}
+        gone = (deployed | let_in) - set(self.carried)
+        keys = tuple(key for key in _fleet.in_rotation(self.plan.members, now) if key in gone)
         return (Step("drain", keys),) if keys and self.carried else ()
 
     def _out(self, now: Answers) -> list[str]:

@@ -54,6 +54,7 @@ class Act:
     state_dir: str
     patience: float
     record: Payload = field(default_factory=dict)
+    results: t.Sequence[Payload] = ()  # of earlier acts, to be written down first
     event: str = "note"
     take_over: str | None = None
     who: Payload = field(default_factory=dict)
@@ -106,6 +107,8 @@ def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
             _keep(act, held, done)
             _grant(act, held, watchdog)
             for records in held:
+                for earlier in act.results:
+                    records.write("result", act.rollout_id, earlier)
                 # /run, where pointers are, does not outlive a reboot.
                 fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
         except StateError as exc:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _watch
-from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, reasons, why
+from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, proved, reasons, why
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Settings
 from ansible_collections.steady.rollout.plugins.module_utils._share import observe
 
@@ -26,7 +26,6 @@ def poll(
     settings: Settings,
     told: t.Mapping[str, t.Any],
     readings: Results,
-    probes: Results,
     previous: t.Mapping[str, t.Any],
     now: float,
 ) -> dict[str, t.Any]:
@@ -55,7 +54,7 @@ def poll(
         },
         elapsed,
         watch["seconds"],
-        [*silent, *_probe_failures(probes), *_strayed(watch["expected"], good)],
+        [*silent, *_probe_failures(good), *_strayed(watch["expected"], good)],
     )
     decided, reason, line = verdict.verdict, verdict.reason, verdict.line
     if watch["of_share"] and decided != "fail":
@@ -99,9 +98,9 @@ def _reading(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {"pid": answer["process"]["pid"], "servers": servers}
 
 
-def _probe_failures(probes: Results) -> list[str]:
-    failed = [answer for answer in probes if bad(answer) and "item" in answer]
-    return [f"from {answer['item']['lb']}, {reason}" for answer in failed for reason in reasons(answer)]
+def _probe_failures(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[str]:
+    found = {lb: proved(answer) for lb, answer in answers.items()}
+    return [f"from {lb}, {reason}" for lb, answer in found.items() if bad(answer) for reason in reasons(answer)]
 
 
 def _strayed(

@@ -59,6 +59,29 @@ options:
       - What to write into the lines of the journal, besides what the act writes there itself.
     type: dict
     default: {}
+  results:
+    description:
+      - Results of what was done before this act, each written into the journal as a line of its own before anything else.
+    type: list
+    elements: dict
+    default: []
+  probe:
+    description:
+      - After the act, and without holding up others, probe servers from here, with the options of M(steady.rollout.http_probe). Not in check mode.
+      - What became of it is returned in RV(proof), and never makes the act fail.
+    type: dict
+  settle:
+    description:
+      - After the act and the O(probe), servers to wait for until the load balancer sees them UP with no failed check outstanding, or does
+        not check them. Each is a list of backend and name.
+    type: list
+    elements: list
+    default: []
+  settle_timeout:
+    description:
+      - Seconds to wait for O(settle).
+    type: float
+    default: 30.0
   event:
     description:
       - What the line of O(act=note) is.
@@ -244,6 +267,12 @@ out:
   description: With O(act=restore), by backend and server, why a server was not brought back. It is tried again by the next restore.
   returned: success
   type: dict
+proof:
+  description:
+    - With O(probe) or O(settle), what was seen. C(ok) says whether all was as asked, C(msg) what was not, and C(targets) is what
+      M(steady.rollout.http_probe) returns.
+  returned: success
+  type: dict
 process:
   description: The process that was changed, as in RV(steady.rollout.haproxy_backend_info#module:process); null where HAProxy was not asked.
   returned: success
@@ -261,6 +290,7 @@ survives_reload_reason:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Lost
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import KINDS, Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
@@ -280,6 +310,11 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "rollout_id": {"type": "str", "required": True},
     "act": {"type": "str", "required": True, "choices": list(ACTS)},
     "record": {"type": "dict", "default": {}},
+    "results": {"type": "list", "elements": "dict", "default": []},
+    # Headers may hold secrets.
+    "probe": {"type": "dict", "no_log": True},
+    "settle": {"type": "list", "elements": "list", "default": []},
+    "settle_timeout": {"type": "float", "default": 30.0},
     "event": {"type": "str", "choices": list(NOTED), "default": "note"},
     "take_over": {"type": "str"},
     "who": {"type": "dict", "default": {}},
@@ -314,6 +349,7 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
         state_dir=params["state_dir"],
         patience=params["timeout"] + params["health_timeout"] + params["drain_timeout"],
         record=params["record"],
+        results=params["results"],
         event=params["event"],
         take_over=params["take_over"] or None,
         who=params["who"],
@@ -332,11 +368,13 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    params = module.params
+    params = {**module.params}
+    _hide_probe(module)
     try:
         driver = DRIVERS[params["provider"]](params, module.check_mode)
         service = Service(params["state_dir"], params["guard"], module.run_command)
         done = perform(act(params, module.check_mode), driver, service)
+        proof = _prove(params, driver) if not module.check_mode else {}
     except (HaproxyError, StateError) as exc:
         module.fail_json(msg=str(exc), abandoned=exc.abandoned if isinstance(exc, Lost) else "")
     for warning in done.warnings:
@@ -344,7 +382,24 @@ def main() -> None:
     for changed in done.backends.values():
         for warning in changed.warnings:
             module.warn(warning)
-    module.exit_json(**result(done))
+    module.exit_json(**result(done), **proof)
+
+
+def _hide_probe(module: AnsibleModule) -> None:
+    """It is not logged nor returned. no_log alone would also mask its words wherever they occur in the result."""
+    if module.params["probe"]:
+        module.params["probe"] = "not shown"
+        module.no_log_values.clear()
+
+
+def _prove(params: t.Mapping[str, t.Any], driver: Driver) -> dict[str, t.Any]:
+    if not params["probe"] and not params["settle"]:
+        return {}
+    # Few calls prove anything, and Python compiles anew at each call what a module imports.
+    from ansible_collections.steady.rollout.plugins.module_utils._proof import prove
+
+    wanted = ("backends", "probe", "settle", "settle_timeout")
+    return {"proof": prove(driver, *(params[name] for name in wanted))}
 
 
 if __name__ == "__main__":

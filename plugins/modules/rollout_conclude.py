@@ -37,18 +37,6 @@ options:
     type: list
     elements: dict
     default: []
-  probes:
-    description:
-      - What the probes returned.
-    type: list
-    elements: dict
-    default: []
-  looks:
-    description:
-      - What the load balancers saw of the probed servers.
-    type: list
-    elements: dict
-    default: []
   watch:
     description:
       - What the watch came to.

@@ -41,18 +41,6 @@ options:
       - Read the records in O(state_dir), too.
     type: bool
     default: true
-  await_settled:
-    description:
-      - Servers to wait for, each as a list of backend and name, until HAProxy sees them UP with no failed check outstanding, or does
-        not check them.
-    type: list
-    elements: list
-    default: []
-  await_timeout:
-    description:
-      - Seconds to wait for O(await_settled); the module fails after them, and says how each server that is missing looks.
-    type: float
-    default: 30.0
 seealso:
   - module: steady.rollout.rollout_act
   - module: steady.rollout.haproxy_backend_info
@@ -119,11 +107,9 @@ records:
   type: dict
 """
 
-import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Records, boot_time, looked_at
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
@@ -134,10 +120,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     **COMMON_OPTIONS,
     "state_file": {"type": "str", "default": "auto"},
     "records": {"type": "bool", "default": True},
-    "await_settled": {"type": "list", "elements": "list", "default": []},
-    "await_timeout": {"type": "float", "default": 30.0},
 }
-POLL_SECONDS = 0.2
 
 
 def read_records(state_dir: str, backend: str) -> dict[str, t.Any]:
@@ -178,42 +161,13 @@ def read_lease(records: Records) -> dict[str, t.Any] | None:
     }
 
 
-def read_settled(driver: Driver, params: t.Mapping[str, t.Any]) -> tuple[Reading, list[str]]:
-    """A reading in which the awaited servers are settled; or the last one in time, and how those look that are not."""
-    deadline = time.monotonic() + params["await_timeout"]
-    while True:
-        reading = driver.read(params["backends"])
-        late = unsettled(reading, params["await_settled"])
-        if not late or time.monotonic() >= deadline:
-            return reading, late
-        time.sleep(POLL_SECONDS)
-
-
-def unsettled(reading: Reading, awaited: t.Sequence[t.Sequence[str]]) -> list[str]:
-    """How those of the awaited servers look that are not healthy beyond doubt."""
-    known = {(name, server["name"]): server for name, told in reading.backends.items() for server in told["servers"]}
-    late = []
-    for backend, name in awaited:
-        place = (backend, name)
-        server = known.get(place)
-        if server is None:
-            late.append(f"{'/'.join(place)} is not there")
-        elif not server["settled"] and server["health"] != "unchecked":
-            late.append(
-                f"{'/'.join(place)} is {server['status'] or server['health']}, last check {server['last_check']}"
-            )
-    return late
-
-
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     params = module.params
     try:
-        reading, late = read_settled(DRIVERS[params["provider"]](params, True), params)
+        reading = DRIVERS[params["provider"]](params, True).read(params["backends"])
     except HaproxyError as exc:
         module.fail_json(msg=str(exc))
-    if late:
-        module.fail_json(msg=f"not healthy after {params['await_timeout']:g} s: {', '.join(late)}")
     found: dict[str, t.Any] = {
         "process": reading.process,
         "admin": reading.admin,

@@ -42,12 +42,6 @@ options:
     type: list
     elements: dict
     default: []
-  probes:
-    description:
-      - What probes said.
-    type: list
-    elements: dict
-    default: []
   previous:
     description:
       - What the poll before returned.

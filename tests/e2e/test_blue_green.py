@@ -90,12 +90,14 @@ def test_a_bake_of_nothing_needs_no_traffic(blue_green: Rollouts) -> None:
     blue_green.expect_traffic("2.0.0", GREEN)
 
 
+@pytest.mark.long
 def test_a_load_balancer_without_traffic_is_swapped_too(blue_green: Rollouts) -> None:
     blue_green.load(only="lb1")
     blue_green.blue_green("2.0.0").expect(0, "promoted")
     blue_green.expect_traffic("2.0.0", GREEN)
 
 
+@pytest.mark.long
 def test_unequal_base_weights_are_kept(start_blue_green: t.Callable[..., Rollouts]) -> None:
     shop = start_blue_green(weights={"web1": 30, "web3": 5, "web4": 20})
     shop.blue_green("2.0.0", blue_green_bake=0).expect(0, "promoted")
@@ -176,6 +178,7 @@ def test_a_release_that_is_bad_sometimes_but_within_the_limit_is_promoted(blue_g
 # --- Which colour is live
 
 
+@pytest.mark.long
 def test_a_fleet_where_both_colours_are_live_is_adopted_on_request(start_rollouts: t.Callable[..., Rollouts]) -> None:
     tracks = {"web1": "blue", "web2": "blue", "web3": "green", "web4": "green"}
     shop = start_rollouts(apps=4, tracks=tracks)
@@ -184,6 +187,7 @@ def test_a_fleet_where_both_colours_are_live_is_adopted_on_request(start_rollout
     shop.expect_traffic("2.0.0", GREEN)
 
 
+@pytest.mark.long
 def test_two_slots_on_one_host_are_two_colours(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(apps=4)
     slots = {"web1": ("web1", "web3"), "web2": ("web2", "web4")}
@@ -272,6 +276,7 @@ def carrying_in(shop: Rollouts, load_balancer: str, backend: str) -> set[str]:
 # --- A user's own deploy
 
 
+@pytest.mark.long
 def test_a_deploy_is_told_what_to_do(blue_green: Rollouts) -> None:
     names = ["release", "previous", "action", "track"]
     told = " ".join(f"{name}={{{{ rollout_deploy_{name} }}}}" for name in names)

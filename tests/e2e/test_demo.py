@@ -120,7 +120,7 @@ PROMOTED, ROLLED_BACK = "release 2.0.0: promoted", "release 2.1.0: rolled back"
     [
         ([], [PROMOTED, ROLLED_BACK]),
         pytest.param(["--strategy", "rolling"], [PROMOTED], marks=pytest.mark.long),
-        (["--strategy", "rolling", "--bad"], [ROLLED_BACK]),
+        pytest.param(["--strategy", "rolling", "--bad"], [ROLLED_BACK], marks=pytest.mark.long),
     ],
 )
 def test_releases_lose_no_request_and_end_as_they_should(

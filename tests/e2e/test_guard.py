@@ -68,6 +68,8 @@ def test_a_killed_controller_leaves_its_traffic_to_the_guard(blue_green: Rollout
     load = blue_green.load()
     in_the_bake(blue_green).kill()
     expect_back(blue_green)
+    refused = blue_green.blue_green("2.0.0").expect(2, "refused")
+    assert "rollback" in refused.message
     blue_green.rollback().expect(0, "rolled_back")
     blue_green.blue_green("2.0.0").expect(0, "promoted")
     load.stop()

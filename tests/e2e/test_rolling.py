@@ -85,6 +85,7 @@ def test_a_second_run_of_the_same_release_changes_nothing(rolling: Rollouts) -> 
     assert rolling.states() == states
 
 
+@pytest.mark.long
 def test_check_mode_shows_the_plan_and_changes_nothing(rolling: Rollouts) -> None:
     started, states = rolling.starts(), rolling.states()
     result = rolling.rolling("2.0.0", "--check", "--diff")
@@ -147,6 +148,7 @@ def test_the_last_host_failing_is_a_failure(start_rollouts: t.Callable[..., Roll
     shop.expect_traffic("1.0.0", HOSTS[:3])
 
 
+@pytest.mark.long
 def test_on_hold_the_hosts_already_done_stay_and_the_bad_one_is_out(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(
         apps=3,

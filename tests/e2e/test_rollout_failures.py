@@ -11,7 +11,6 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import RELEASE, Rollouts, runs
 from local_fleet.layout import LOAD_BALANCERS, TEMPLATE
 
@@ -35,7 +34,7 @@ def test_a_release_that_is_never_healthy_gets_no_traffic(blue_green: Rollouts) -
     assert set(load.summary().per_release) == {"1.0.0"}
 
 
-@pytest.mark.parametrize("then", ["unhealthy", "crash"])
+@pytest.mark.parametrize("then", ["unhealthy", pytest.param("crash", marks=pytest.mark.long)])
 def test_a_release_that_dies_in_the_bake_is_swapped_back(blue_green: Rollouts, then: str) -> None:
     load = blue_green.load()
     bad = {"2.0.0": {"behaviour": "bad_after", "after_s": 6, "then": then}}
@@ -70,6 +69,7 @@ def test_a_run_once_task_that_fails_fails_the_deploy(blue_green: Rollouts) -> No
     assert "the disk is full" in result.message
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.pattern
 def test_a_handler_that_fails_fails_the_deploy(blue_green: Rollouts) -> None:
@@ -96,6 +96,7 @@ def test_a_handler_runs_in_its_step_and_not_again_after_the_undo(blue_green: Rol
     assert handled[: len(GREEN)] == [one for one in handled if one[1] == "2.0.0"]
 
 
+@pytest.mark.long
 def test_the_second_host_of_a_batch_that_fails_takes_the_batch_back(
     start_rollouts: t.Callable[..., Rollouts],
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_host_that_is_unreachable_from_the_start_stops_everything(blue_green: 
     assert "web3" in result.message
 
 
+@pytest.mark.long
 def test_a_host_that_is_lost_in_the_deploy_of_a_colour_moves_no_traffic(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     gate.at(lambda host: host == "web4" and runs(blue_green.fleet, "web3", "2.0.0"), lambda: gate.cut("web4"))
@@ -173,6 +175,7 @@ def test_a_load_balancer_that_is_unreachable_from_the_start_stops_everything(blu
     assert "lb2" in result.message
 
 
+@pytest.mark.long
 def test_a_load_balancer_that_is_known_to_be_absent_is_done_without(blue_green: Rollouts) -> None:
     blue_green.gate.cut("lb2")
     blue_green.load(only="lb1")
@@ -202,6 +205,7 @@ def test_a_load_balancer_that_is_lost_in_the_swap_takes_the_swap_back(blue_green
     assert lost[0] in result.message
 
 
+@pytest.mark.long
 def test_a_load_balancer_that_is_lost_in_the_rescue_does_not_keep_the_other_from_it(blue_green: Rollouts) -> None:
     gate = blue_green.gate
     blue_green.load()
@@ -224,6 +228,7 @@ def test_a_load_balancer_that_is_lost_in_the_rescue_does_not_keep_the_other_from
     assert lost[0] in result.message
 
 
+@pytest.mark.long
 def test_a_load_balancer_that_is_silent_from_the_start_stops_everything(blue_green: Rollouts) -> None:
     blue_green.gate.silence("lb1")
     started = blue_green.starts()
@@ -294,19 +299,3 @@ def test_a_socket_that_may_not_change_servers_stops_everything(start_blue_green:
 def other(load_balancer: str) -> str:
     """The other one of the two load balancers."""
     return next(name for name in LOAD_BALANCERS if name != load_balancer)
-
-
-# --- A controller that goes away
-
-
-def test_a_rollout_whose_controller_was_killed_is_gone_back_from(blue_green: Rollouts) -> None:
-    blue_green.load()
-    running = blue_green.start("blue_green", rollout_hosts="app", rollout_release="2.0.0", blue_green_bake=60)
-    poll(lambda: blue_green.carrying("lb1") == blue_green.carrying("lb2") == GREEN, "green has taken over", 60)
-    running.kill()
-    result = blue_green.blue_green("3.0.0").expect(2, "refused")
-    assert "rollback" in result.message
-    blue_green.rollback().expect(0, "rolled_back")
-    blue_green.expect_traffic("1.0.0", BLUE)
-    blue_green.blue_green("3.0.0").expect(0, "promoted")
-    blue_green.expect_traffic("3.0.0", GREEN)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
+import pytest
+
 from e2e.rollouts import Rollouts
 from local_fleet.layout import LOAD_BALANCERS
 
@@ -31,6 +33,7 @@ def test_a_plan_of_ones_own_moves_traffic_step_by_step(blue_green: Rollouts) -> 
         assert BLUE | GREEN in watch.seen[name]
 
 
+@pytest.mark.long
 def test_a_plan_of_ones_own_drains_and_admits(blue_green: Rollouts) -> None:
     steps: list[dict[str, t.Any]] = [
         {"drain": "web1"},
@@ -46,6 +49,7 @@ def test_a_plan_of_ones_own_drains_and_admits(blue_green: Rollouts) -> None:
         assert blue_green.carrying(name) == BLUE
 
 
+@pytest.mark.long
 def test_a_bad_release_in_a_plan_of_ones_own_goes_back(blue_green: Rollouts) -> None:
     steps: list[dict[str, t.Any]] = [
         {"deploy": "green"},

@@ -35,8 +35,6 @@ def told(**changes: t.Any) -> dict[str, t.Any]:
         "mode": "forward",
         "index": 2,
         "lbs": ASKED,
-        "probes": [],
-        "looks": [],
         "hosts": {},
         "watch": None,
     }
@@ -54,52 +52,58 @@ def probed(**healths: str | None) -> dict[str, t.Any]:
         {"name": name, "health": "down" if reason else "up", "last_failure": {"reason": reason} if reason else None}
         for name, reason in healths.items()
     ]
-    return {"failed": any(healths.values()), "msg": "some are down", "targets": targets}
+    return {"ok": not any(healths.values()), "msg": "some are down", "targets": targets}
 
 
 def test_all_good_is_no_problem():
-    assert lb_problems(told(), answers({}, {}), [], []) == ([], [])
+    assert lb_problems(told(), answers({}, {})) == ([], [])
 
 
 @given(OUTCOMES, OUTCOMES)
 def test_every_load_balancer_without_a_good_answer_is_a_problem(one, other):
-    problems, failed = lb_problems(told(), answers(one, other), [], [])
+    problems, failed = lb_problems(told(), answers(one, other))
     wanted = [lb for lb, found in (("lb1", one), ("lb2", other)) if found != {}]
     assert sorted(failed) == wanted
     assert bool(problems) == bool(wanted)
 
 
 def test_results_of_a_task_that_never_ran_are_failures():
-    assert lb_problems(told(), [], [], []) == (["lb1, lb2: was not asked"], ["lb1", "lb2"])
+    assert lb_problems(told(), []) == (["lb1, lb2: was not asked"], ["lb1", "lb2"])
 
 
 def test_a_result_without_an_item_proves_nothing():
-    assert lb_problems(told(), [{"skipped": True}], [], [])[1] == ["lb1", "lb2"]
+    assert lb_problems(told(), [{"skipped": True}])[1] == ["lb1", "lb2"]
 
 
 def test_the_same_failure_is_told_once_with_all_load_balancers():
-    problems, _failed = lb_problems(told(), answers(*[{"failed": True, "msg": "no server web9"}] * 2), [], [])
+    problems, _failed = lb_problems(told(), answers(*[{"failed": True, "msg": "no server web9"}] * 2))
     assert problems == ["lb1, lb2: no server web9"]
 
 
-def test_a_probe_that_is_missing_is_a_problem():
-    assert lb_problems(told(probes=ASKED), answers({}, {}), answers({}), []) == (["lb2: was not asked"], ["lb2"])
+@pytest.mark.parametrize("option", ["probe", "settle"])
+def test_a_proof_that_was_asked_for_and_is_missing_is_a_problem(option):
+    good = {"proof": probed(web1=None)}
+    found = [{**answer, "item": {**answer["item"], option: ["web1"]}} for answer in answers(good, {})]
+    assert lb_problems(told(), found) == (["lb2: did not probe"], ["lb2"])
 
 
 def test_what_a_load_balancer_does_not_see_healthy_is_a_problem():
-    wanted = told(probes=ASKED, looks=ASKED)
-    found = lb_problems(wanted, answers({}, {}), answers({}, {}), answers({}, {"failed": True, "msg": "web1 is DOWN"}))
-    assert found == (["lb2: web1 is DOWN"], ["lb2"])
+    proof = {"ok": False, "msg": "web1 is DOWN", "targets": []}
+    assert lb_problems(told(), answers({}, {"proof": proof})) == (["lb2: web1 is DOWN"], ["lb2"])
 
 
-def test_after_a_failed_act_probes_are_not_told():
-    wanted = told(probes=ASKED)
-    problems, _failed = lb_problems(wanted, answers({}, {"failed": True, "msg": "no"}), [], [])
-    assert problems == ["lb2: no"]
+def test_servers_that_do_not_answer_a_probe_are_a_problem_each():
+    proof = probed(web1="status 500", web2=None)
+    assert lb_problems(told(), answers({}, {"proof": proof})) == (
+        ["lb2: the probe of web1 failed: status 500"],
+        ["lb2"],
+    )
 
 
-def test_probes_of_a_step_that_watches_are_judged_poll_by_poll():
-    assert lb_problems(told(probes=ASKED, watch={"seconds": 5}), answers({}, {}), [], []) == ([], [])
+def test_an_act_that_failed_is_told_and_not_that_it_proved_nothing():
+    (failed,) = answers({"failed": True, "msg": "no"})
+    found = [{**failed, "item": {"lb": "lb1", "probe": {"path": "/"}}}]
+    assert lb_problems({**told(), "lbs": ASKED[:1]}, found) == (["lb1: no"], ["lb1"])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ def test_hosts_that_are_not_in_the_step_are_not_asked_for():
 
 def test_members_are_lost_by_their_host_or_by_their_probe():
     members = fleet(4)
-    assert lost_members(members, answers(probed(web2="status 500", web3=None)), ["web4"]) == ["web2", "web4"]
+    assert lost_members(members, answers({"proof": probed(web2="status 500", web3=None)}), ["web4"]) == ["web2", "web4"]
 
 
 def test_all_members_are_lost_where_it_cannot_be_told_apart():
@@ -230,9 +234,11 @@ def test_a_step_that_was_left_out_says_again_what_went_wrong_and_notes_nothing()
         "lost": ["web1"],
         "failed_lbs": ["lb1"],
         "progress_at": 7.0,
+        "results": [{"step": 1, "ok": False}],
+        "releases": {},
     }
     after = left_out(told(lbs=[]), "r1", before)
-    assert after == {**before, "index": 2, "rollout_id": "r1", "mode": "forward", "hosts": [], "notes": []}
+    assert after == {**before, "index": 2, "rollout_id": "r1", "mode": "forward", "hosts": []}
 
 
 def test_a_step_that_was_left_out_after_nothing_at_all_did_not_go_well():

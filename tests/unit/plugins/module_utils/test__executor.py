@@ -17,8 +17,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     admitted_at,
     end_state,
     expected_at,
-    notes,
     out_at,
+    result_of,
     safe_at,
     shifts,
     tell,
@@ -141,8 +141,8 @@ def test_what_a_step_tells_survives_json_and_does_not_depend_on_what_was_told_be
 @given(RUNS)
 def test_only_probed_releases_are_recorded(run):
     for index, step in enumerate(run.plan.steps):
-        for note in notes(run, tell(run, index, False), ""):
-            assert not note["releases"] or step.kind == "probe"
+        found = result_of(run, tell(run, index, False), "")
+        assert not found["releases"] or step.kind == "probe"
 
 
 @given(RUNS)
@@ -248,7 +248,7 @@ def test_members_that_were_out_when_the_way_back_began_stay_out_until_it_lets_th
 
 def test_a_step_that_follows_a_failure_tells_nothing():
     told = tell(roll(), 1, True)
-    assert (told["lbs"], told["hosts"], told["probes"], told["looks"], told["watch"]) == ([], {}, [], [], None)
+    assert (told["lbs"], told["hosts"], told["polled"], told["watch"]) == ([], {}, [], None)
     assert told["words"].endswith("left out, as the step before it failed")
 
 
@@ -266,14 +266,19 @@ def test_a_host_whose_release_nobody_knows_is_told_nothing_and_named():
 
 
 @pytest.mark.parametrize(
-    ("index", "act", "drain", "capacity"),
-    [(0, "shift", 30.0, True), (1, "shift", 30.0, True), (2, "shift", 0.0, False), (4, "note", 0.0, False)],
+    ("index", "act", "drain", "proof", "capacity"),
+    [
+        (0, "shift", 30.0, 0, True),
+        (1, "shift", 30.0, 0, True),
+        (2, "shift", 0.0, 300 + 30, False),
+        (4, "note", 0.0, 0, False),
+    ],
 )
-def test_a_step_says_how_long_a_load_balancer_may_take(index, act, drain, capacity):
+def test_a_step_says_how_long_a_load_balancer_may_take(index, act, drain, proof, capacity):
     (asked,) = tell(roll(), index, False)["lbs"]
     assert (asked["act"], asked["drain_timeout"], asked["capacity"] is not None) == (act, drain, capacity)
-    # To settle, to come up, and what any call may take.
-    assert asked["timeout"] == (drain + 2 * 30 + 30 if act == "shift" else 30)
+    # To settle, to come up, to answer a probe and be seen healthy, and what any call may take.
+    assert asked["timeout"] == (drain + 2 * 30 if act == "shift" else 0) + proof + 30
 
 
 def test_a_call_for_two_backends_may_take_twice_as_long():
@@ -299,22 +304,22 @@ def test_a_probe_is_of_each_address_once_and_patient():
     made = [one._replace(servers={"shop": one.host, "api": one.host}) for one in fleet(2)]
     found = {b: {f"web{i}": server(address=f"10.0.0.{i}", port=80) for i in (1, 2)} for b in ("shop", "api")}
     run = make_run(made, [Step("probe", ("web1", "web2"))], found, addresses={"web2": (None, 8080)})
-    (asked,) = tell(run, 0, False)["probes"]
+    asked = tell(run, 0, False)["lbs"][0]["probe"]
     places = [(one["address"], one["port"]) for one in asked["targets"]]
     assert places == [("10.0.0.1", 80), ("10.0.0.2", 8080)]
-    assert asked["options"] == {"path": "/health", "rise": 3, "deadline": 300.0}
+    assert {**asked, "targets": []} == {"path": "/health", "rise": 3, "deadline": 300.0, "targets": []}
 
 
 def test_a_port_of_the_probe_beats_all_others():
     run = roll(settings=settings(probe={"port": 9000}), addresses={"web1": ("10.9.9.9", 8080)})
-    (asked,) = tell(run, 2, False)["probes"]
+    asked = tell(run, 2, False)["lbs"][0]["probe"]
     assert (asked["targets"][0]["address"], asked["targets"][0]["port"]) == ("10.9.9.9", 9000)
-    assert "port" not in asked["options"]
+    assert "port" not in asked
 
 
 def test_while_watching_one_good_answer_in_a_few_seconds_is_enough():
-    (asked,) = tell(roll(), 4, False)["probes"]
-    assert (asked["options"]["rise"], asked["options"]["deadline"]) == (1, LOOK_SECONDS)
+    asked = tell(roll(), 4, False)["polled"][0]["probe"]
+    assert (asked["rise"], asked["deadline"]) == (1, LOOK_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -389,20 +394,21 @@ def test_an_analysis_of_a_side_without_traffic_still_watches_its_health():
     assert watched(run, run.plan.steps[2]) == [("shop", "web3"), ("shop", "web4")]
 
 
-def test_the_result_of_a_step_is_noted_on_every_load_balancer_with_its_problem():
+def test_the_next_step_takes_the_result_of_the_one_before_to_every_load_balancer():
     run = roll(lbs=["lb1", "lb2"])
-    told = notes(run, tell(run, 1, False), "web1: the deploy failed")
-    assert [note["lb"] for note in told] == ["lb1", "lb2"]
-    assert told[0]["record"] == {
-        "step": 1,
-        "mode": "forward",
-        "kind": "deploy",
-        "ok": False,
-        "problem": "web1: the deploy failed",
-    }
+    found = result_of(run, tell(run, 1, False), "web1: the deploy failed")
+    wanted = {"step": 1, "mode": "forward", "kind": "deploy", "ok": False, "problem": "web1: the deploy failed"}
+    asked = tell(run, 2, False, found)["lbs"]
+    assert [(one["lb"], one["results"]) for one in asked] == [("lb1", [wanted]), ("lb2", [wanted])]
+
+
+def test_the_result_of_a_change_of_traffic_is_recorded_by_the_act_itself():
+    run = roll()
+    moves = [number for number, step in enumerate(run.plan.steps) if step.kind in ("drain", "admit", "traffic")]
+    assert [result_of(run, tell(run, number, False), "")["results"] for number in moves] == [[]] * len(moves)
 
 
 def test_a_probe_that_failed_records_no_release():
     run = roll()
-    assert notes(run, tell(run, 2, False), "no answer")[0]["releases"] == {}
-    assert notes(run, tell(run, 2, False), "")[0]["releases"] == {"shop": {"web1": {"role:shop.release": NEW}}}
+    assert result_of(run, tell(run, 2, False), "no answer")["releases"] == {}
+    assert result_of(run, tell(run, 2, False), "")["releases"] == {"shop": {"web1": {"role:shop.release": NEW}}}

@@ -67,14 +67,12 @@ def silent(lb: str) -> dict[str, t.Any]:
 def watch(
     polls: t.Sequence[t.Sequence[dict[str, t.Any]]],
     asked: dict[str, t.Any] | None = None,
-    probes: t.Sequence[t.Sequence[dict[str, t.Any]]] = (),
 ) -> list[dict[str, t.Any]]:
     """What each poll says, one each second; what is carried over goes by way of JSON."""
     known: dict[str, t.Any] = {}
     said = []
     for number, readings in enumerate(polls):
-        seen = probes[number] if number < len(probes) else []
-        known = json.loads(json.dumps(poll(SETTINGS, asked or told(), readings, seen, known, 1000.0 + number)))
+        known = json.loads(json.dumps(poll(SETTINGS, asked or told(), readings, known, 1000.0 + number)))
         said.append(known)
     return said
 
@@ -101,7 +99,7 @@ def test_once_decided_nothing_changes_it_and_it_is_not_told_again():
 def test_what_another_watch_found_is_not_taken_over():
     (other,) = watch([both()], {**told(), "key": "forward:1:1"})
     other.update(done=True, verdict="pass")
-    assert poll(SETTINGS, told(), both(), [], other, 2000.0)["verdict"] == "going"
+    assert poll(SETTINGS, told(), both(), other, 2000.0)["verdict"] == "going"
 
 
 @pytest.mark.parametrize("polls", range(1, UNANSWERED))
@@ -175,8 +173,8 @@ def test_a_server_that_goes_down_fails_the_watch():
 
 def test_a_probe_that_fails_fails_the_watch():
     targets = [{"name": "web2", "health": "down", "last_failure": {"reason": "status 500"}}]
-    failed = [{"item": {"lb": "lb1"}, "failed": True, "targets": targets}]
-    said = watch([both(), both(100)], probes=[[], failed])
+    failed, good = both(100)
+    said = watch([both(), [{**failed, "proof": {"ok": False, "msg": "", "targets": targets}}, good]])
     assert said[-1]["verdict"] == "fail"
     assert "from lb1, the probe of web2 failed: status 500" in said[-1]["reason"]
 
@@ -216,10 +214,10 @@ def test_while_a_share_is_observed_errors_still_fail():
 
 @pytest.mark.parametrize(("late", "next_poll"), [(0.0, 1001.0), (0.4, 1001.0), (0.6, 1002.0), (5.0, 1006.0)])
 def test_the_next_poll_is_due_on_the_grid_of_the_first(late, next_poll):
-    first = poll(SETTINGS, told(), both(), [], {}, 1000.0)
+    first = poll(SETTINGS, told(), both(), {}, 1000.0)
     assert first["next"] == 1001.0
     if late:
-        assert poll(SETTINGS, told(), both(), [], first, 1000.0 + late)["next"] == next_poll
+        assert poll(SETTINGS, told(), both(), first, 1000.0 + late)["next"] == next_poll
 
 
 READINGS = st.lists(
