@@ -282,8 +282,8 @@ def test_a_host_that_was_not_in_rotation_leaves_it_on_the_way_back():
 def test_a_host_that_was_only_let_in_leaves_again_on_the_way_back():
     made = fleet(2)
     found = {"shop": {"web1": server(), "web2": server("maint")}}
-    run = make_run(made, parse_steps([{"probe": "web2"}, {"admit": "web2"}], made, ["web1"]), found)
-    world = killed(run, 3)
+    raw = [{"probe": "web2"}, {"admit": "web2"}, {"probe": "web1"}]
+    world = killed(run := make_run(made, parse_steps(raw, made, ["web1"]), found), 4)
     world.kill_at = None
     assert [step.words() for step in world.rescue(run).plan.steps] == ["drain web2"]
 
