@@ -89,7 +89,8 @@ admin:
   returned: success
   type: bool
 survives_reload:
-  description: Whether a reload will keep the weights and states of all O(backends); null where this cannot be known.
+  description:
+    - Whether a reload will keep the weights and states of all O(backends); null where this cannot be known, and with O(records=false).
   returned: success
   type: bool
 survives_reload_reason:
@@ -128,7 +129,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._fence import Recor
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, DRIVERS
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import unusable
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **COMMON_OPTIONS,
@@ -180,9 +182,10 @@ def read_lease(records: Records) -> dict[str, t.Any] | None:
 
 def read_settled(driver: Driver, params: t.Mapping[str, t.Any]) -> tuple[Reading, list[str]]:
     """A reading in which the awaited servers are settled; or the last one in time, and how those look that are not."""
+    backends = params["backends"]
     deadline = time.monotonic() + params["await_timeout"]
     while True:
-        reading = driver.read(params["backends"])
+        reading = driver.read_with_survival(backends) if params["records"] else driver.read(backends)
         late = unsettled(reading, params["await_settled"])
         if not late or time.monotonic() >= deadline:
             return reading, late
