@@ -28,7 +28,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._finding import (
     some,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import folder_name
+from ansible_collections.steady.rollout.plugins.module_utils._state import folder_name
 
 # After these a rollout needs its lock no more. After rollback_failed and paused it keeps it.
 FINISHED = ("promoted", "rolled_back")

@@ -23,7 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
 from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, perform
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import DRIVERS
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 
 TICK = 0.5  # seconds between two looks at the leases
 FENCE_SECONDS = 1.0  # an act under way goes first; it is asked for again at the next look

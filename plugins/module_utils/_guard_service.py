@@ -2,35 +2,26 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is private to the collection; it may change at any time.
-"""Keeps the guard running while a lease is in force: a systemd unit that survives a reboot, or else a detached process.
-
-The guard is a zipapp of the module utils that it needs, made out of those that the calling module has with it.
-"""
+"""Keeps the guard running while a lease is in force: a systemd unit that survives a reboot, or else a detached process."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
-import importlib.util
-import io
 import os
 import shutil
 import sys
 import time
 import typing as t
-import zipfile
 from dataclasses import dataclass
 
-from ansible_collections.steady.rollout.plugins.module_utils import _guard
-from ansible_collections.steady.rollout.plugins.module_utils._fence import DEFAULT_STATE_DIR, armed_backends
+from ansible_collections.steady.rollout.plugins.module_utils._fence import armed_backends
 from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
 
 KINDS = ("auto", "systemd", "process", "off")
-PACKAGE = "ansible_collections.steady.rollout.plugins.module_utils"
-PROGRAM, LOG = "@guard.pyz", "@guard.log"
+LOG = "@guard.log"
 UNITS = "/etc/systemd/system"
 DETACH = 'setsid "$0" -I "$1" "$2" </dev/null >/dev/null 2>>"$3" &'
 START_SECONDS = 10.0
@@ -80,8 +71,11 @@ class Service:
         """Have it run. Raises StateError when it does not."""
         if self.kind == "off" or is_running(self.state_dir):
             return
+        # Only here: nearly always the guard runs already.
+        from ansible_collections.steady.rollout.plugins.module_utils._guard_program import install
+
         try:
-            program = _install(self.state_dir)
+            program = install(self.state_dir)
             if self.kind == "systemd" or (self.kind == "auto" and _has_systemd()):
                 self._start_unit(program)
             else:
@@ -148,67 +142,3 @@ def _where_it_says(state_dir: str) -> str:
     if os.path.exists(os.path.join(UNITS, unit)):
         return f"journalctl -u {unit}"
     return os.path.join(state_dir, LOG)
-
-
-def _install(state_dir: str) -> str:
-    path = os.path.join(state_dir, PROGRAM)
-    wanted = zipapp()
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
-        if stream.read() == wanted:
-            return path
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb", opener=_private) as stream:
-        stream.write(wanted)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    return path
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def zipapp() -> bytes:
-    """The guard and all that it imports, as one file that Python runs. The same modules always give the same bytes."""
-    sources = _with_imports(_guard.__name__)
-    folder = PACKAGE.replace(".", "/")
-    files = {f"{folder}/{name.rpartition('.')[2]}.py": text for name, text in sources.items()}
-    parts = folder.split("/")
-    files.update({"/".join([*parts[: number + 1], "__init__.py"]): "" for number in range(len(parts))})
-    files["__main__.py"] = f"import sys\n\nfrom {PACKAGE}._guard import main\n\nsys.exit(main())\n"
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name), files[name])
-    return buffer.getvalue()
-
-
-def _with_imports(first: str) -> dict[str, str]:
-    """{module: source} of a module of ours and of all of ours that it imports."""
-    found: dict[str, str] = {}
-    wanted = [first]
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found[name] = _source(name)
-            wanted += _imports(found[name])
-    return found
-
-
-def _source(name: str) -> str:
-    spec = importlib.util.find_spec(name)
-    loader: t.Any = spec.loader if spec else None
-    source: str | None = loader.get_source(name) if loader else None
-    if source is None:
-        raise OSError(f"there is no source of {name} to make the guard of")
-    return source
-
-
-def _imports(source: str) -> t.Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            if node.module == PACKAGE:
-                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
-            elif node.module.startswith(f"{PACKAGE}."):
-                yield node.module

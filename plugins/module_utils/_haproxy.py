@@ -10,10 +10,7 @@ is None, never 0.
 
 from __future__ import annotations
 
-import csv
-import io
 import typing as t
-from dataclasses import dataclass, replace
 from itertools import repeat
 from operator import itemgetter
 
@@ -40,8 +37,7 @@ HASH_ALGORITHMS = frozenset({"source", "uri", "url_param", "hdr", "rdp-cookie", 
 UNSHARED_ALGORITHMS = frozenset({"leastconn", "first"})
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(t.NamedTuple):
     """The HAProxy process that answered."""
 
     pid: int
@@ -121,8 +117,7 @@ class Server(t.NamedTuple):
         return self.state == "ready" and self.running and self.weight > 0
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(t.NamedTuple):
     name: str
     id: int
     servers: tuple[Server, ...]
@@ -245,7 +240,7 @@ def with_stat(backend: Backend, text: str) -> Backend:
         servers = tuple(
             server._replace(requests=server.connections, http_4xx=None, http_5xx=None) for server in servers
         )
-    return replace(backend, servers=servers, algorithm=algorithm, mode=mode)
+    return backend._replace(servers=servers, algorithm=algorithm, mode=mode)
 
 
 def _cut_rows(text: str, cuts: int) -> list[list[str]]:
@@ -254,6 +249,9 @@ def _cut_rows(text: str, cuts: int) -> list[list[str]]:
     What apps and agents answer is quoted there, with commas and even line ends in it; the reader for that is slower.
     """
     if '"' in text:
+        import csv  # only here: that is rare, and a module call imports everything anew
+        import io
+
         return [row for row in list(csv.reader(io.StringIO(text)))[1:] if row]
     return [line.split(",", cuts) for line in text.splitlines()[1:] if line]
 
@@ -302,7 +300,7 @@ def refreshed(known: Backend, now: Backend) -> Backend:
     """``known`` with the weights, states and health of ``now``, a reading without `show stat`, which is the slow half."""
     if [server.name for server in known.servers] != [server.name for server in now.servers]:
         raise HaproxyError(f"the servers of backend {known.name} changed during this call")
-    return replace(known, servers=tuple(map(_refreshed, known.servers, now.servers)))
+    return known._replace(servers=tuple(map(_refreshed, known.servers, now.servers)))
 
 
 def _refreshed(known: Server, now: Server) -> Server:

@@ -91,8 +91,7 @@ def _words(line: str) -> list[str]:
         return line.split("#")[0].split()
 
 
-@dataclass(frozen=True)
-class Restoration:
+class Restoration(t.NamedTuple):
     """Which file HAProxy reads a backend's server states from when it starts.
 
     ``path`` is None where it reads none, and ``known`` False where that cannot be told from the text. ``whole``: the file holds

@@ -19,7 +19,6 @@ Pure: nothing here talks to HAProxy. What is refused is refused before the first
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
     DNS_MAINT,
@@ -29,31 +28,20 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
     Backend,
     Server,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, checked_name
-
-STATES = ("ready", "drain", "maint")
-MAX_WEIGHT = 256
-
-
-class Refused(HaproxyError):
-    """Not asked of HAProxy at all; nothing was changed."""
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import (
+    STATES,
+    Refused,
+    Wanted,
+    check_wanted,
+)
 
 
 class Unsettled(Refused):
     """Refused only because servers that would be left are still `UP 1/3`, as they all are right after a reload."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What one server should be; None leaves it as it is."""
-
-    name: str
-    weight: int | None = None
-    state: str | None = None
-
-
-@dataclass(frozen=True)
-class Policy:
+class Policy(t.NamedTuple):
     """What the user allows, by the options of haproxy_backend of the same names."""
 
     require_healthy: bool = True
@@ -135,8 +123,7 @@ class Change(t.NamedTuple):
         return not self.held and (self.agent_off or hold_ends)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(t.NamedTuple):
     """The commands of each phase, and whom the waits in between are for. An empty plan changes nothing."""
 
     changes: tuple[Change, ...]
@@ -148,26 +135,6 @@ class Plan:
     close: tuple[str, ...]
     release: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-def check_wanted(wanted: t.Sequence[Wanted]) -> None:
-    """Refuse what can be judged without asking HAProxy."""
-    if not wanted:
-        raise Refused("servers is empty; list the servers to change")
-    seen: set[str] = set()
-    for item in wanted:
-        checked_name("server", item.name)
-        if item.name in seen:
-            raise Refused(
-                f"server {item.name} is listed twice; give each server once, with its weight and state together"
-            )
-        seen.add(item.name)
-        if item.weight is None and item.state is None:
-            raise Refused(f"server {item.name} has neither weight nor state; say what it should become")
-        if item.weight is not None and not 0 <= item.weight <= MAX_WEIGHT:
-            raise Refused(f"server {item.name}: weight {item.weight} is outside HAProxy's range 0 to {MAX_WEIGHT}")
-        if item.state is not None and item.state not in STATES:
-            raise Refused(f"server {item.name}: state {item.state!r} is not one of {', '.join(STATES)}")
 
 
 def make_plan(backend: Backend, wanted: t.Sequence[Wanted], policy: Policy, fixed_weights: bool) -> Plan:
@@ -437,7 +404,7 @@ def _refuse_outage(backend: Backend, targets: t.Sequence[Change], policy: Policy
         _refuse_left(backend, targets, policy, _left(backend, targets, policy))
     except Refused as exc:
         if policy.require_healthy:
-            _refuse_left(backend, targets, policy, _left(backend, targets, replace(policy, require_healthy=False)))
+            _refuse_left(backend, targets, policy, _left(backend, targets, policy._replace(require_healthy=False)))
             raise Unsettled(str(exc)) from exc
         raise
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
     FORCED_DRAIN,
@@ -26,11 +26,12 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend im
     Outcome,
     Request,
     change_backend,
-    read_backend,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import MAX_WEIGHT, STATES, Policy, Wanted
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import Address, HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_state_file import Survival
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Target, Wanted
 
 POLL_SECONDS = 0.1
 # How long a server that was UP a moment ago may take to be judged UP again by the call that lets it in.
@@ -39,13 +40,6 @@ SETTLE_SECONDS = 2.0
 _POLICY = Policy(allow_unchecked=True)
 # For servers that take no traffic now.
 _UNPROVED = Policy(allow_unchecked=True, require_healthy=False)
-
-
-class Target(t.NamedTuple):
-    """What a server is in the safe state. ``weight``: None leaves it as it is."""
-
-    weight: int | None
-    state: str
 
 
 @dataclass(frozen=True)
@@ -72,21 +66,6 @@ class Restored:
     out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     survival: Survival | None = None  # None where nothing was asked of HAProxy
-
-
-def targets(safe: t.Mapping[str, t.Any]) -> dict[str, Target]:
-    """From `{name: {weight, state}}`. Raises HaproxyError for what is no safe state."""
-    found = {}
-    for name, given in safe.items():
-        weight, state = (given.get("weight"), given.get("state")) if isinstance(given, dict) else (None, None)
-        number = isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= MAX_WEIGHT
-        if state not in STATES or not (weight is None or number):
-            raise HaproxyError(
-                f"the safe state of server {name} is {given!r}, which is no weight from 0 to {MAX_WEIGHT} with one of the "
-                f"states {', '.join(STATES)}"
-            )
-        found[name] = Target(weight, state)
-    return found
 
 
 def restore(request: Restoration) -> Restored:
@@ -279,5 +258,5 @@ def _foreseen(request: Restoration, process: Process, before: Backend) -> Restor
         admin = server.admin | FORCED_DRAIN if server.own_state == "ready" else server.admin
         return server._replace(weight=weight, admin=admin)
 
-    foretold = replace(before, servers=tuple(after(server) for server in before.servers))
+    foretold = before._replace(servers=tuple(after(server) for server in before.servers))
     return Restored(foretold != before, before, foretold, process, _missing(request, before))

@@ -11,7 +11,6 @@ Without prompt mode HAProxy 3.0 runs only the first line of a write and drops th
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import re
 import select
@@ -73,7 +72,14 @@ def parse_address(text: str, allow_remote: bool = False) -> Address:
     return host, int(port_text)
 
 
+def lock_name(address: Address, backend: str) -> str:
+    """What calls that change the same backend over the same socket lock, each against the others."""
+    return f"{address}!{backend}"
+
+
 def _is_loopback(host: str, port: int) -> bool:
+    import ipaddress  # only here: most sockets are paths, and a module call imports everything anew
+
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
@@ -24,8 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_config imp
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 
 
-@dataclass(frozen=True)
-class Survival:
+class Survival(t.NamedTuple):
     """What becomes of the runtime state at a reload, once the file at ``path`` is current.
 
     ``survives``: True, False, or None where it cannot be known from here; ``reason`` says why it is not True.
@@ -65,8 +63,7 @@ def survival(found: Restoration | None, asked: str, pid: int, names: t.Collectio
     return Survival(True, path, "", found.whole)
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(t.NamedTuple):
     """The configuration files of a process in HAProxy's order, as (path, text). ``directory``: see `restoration`."""
 
     files: tuple[tuple[str, str], ...]
@@ -94,6 +91,13 @@ def find_restoration(pid: int, backend: str) -> Restoration | None:
     """Where the state of ``backend`` comes from; None where the configuration of ``pid`` cannot be read from here."""
     found = find_configuration(pid)
     return restoration(parse(found.texts), backend, found.directory) if found else None
+
+
+def judged(pid: int, backend: str, asked: str, names: t.Collection[str]) -> Survival:
+    """`survival` for a call that writes nothing, so that whether it could is judged, too."""
+    weighed = survival(find_restoration(pid, backend), asked, pid, names)
+    problem = unwritable(weighed.path)
+    return Survival(False, weighed.path, problem) if problem else weighed
 
 
 def _proc(pid: int, name: str) -> str:

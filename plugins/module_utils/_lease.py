@@ -10,28 +10,26 @@ Times are seconds of the boot that is named with them, never of the wall clock: 
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict, dataclass, field
 
 SHORTEST = 5.0  # seconds
 LONGEST = 7 * 86400.0
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(t.NamedTuple):
     """``boot``: the id of the boot that ``until`` belongs to. ``reach``: the options of rollout_act that a restore needs."""
 
     rollout_id: str
     boot: str
     until: float
     seconds: float
-    reach: t.Mapping[str, t.Any] = field(default_factory=dict)
+    reach: t.Mapping[str, t.Any]
 
     def left(self, boot: str, now: float) -> float:
         """Seconds that are left, negative once it expired. What another boot granted is over: nobody knows for how long."""
         return self.until - now if boot == self.boot else -self.seconds
 
     def as_dict(self) -> dict[str, t.Any]:
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Lease:

@@ -14,14 +14,15 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
-from ansible_collections.steady.rollout.plugins.module_utils._capacity import changing
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Driver, Reading, Servers
-from ansible_collections.steady.rollout.plugins.module_utils._fence import Holder, Records
+from ansible_collections.steady.rollout.plugins.module_utils._fence import Records
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._held import Holder, held_by, point, unpoint
 from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease, granted
 from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as lease_problem
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import unusable
 
 ACTS = ("begin", "note", "look", "shift", "restore", "end")
 # What a look tells of each server: a poll is asked for often, of many servers.
@@ -110,7 +111,7 @@ def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
                 for earlier in act.results:
                     records.write("result", act.rollout_id, earlier)
                 # /run, where pointers are, does not outlive a reboot.
-                fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+                point(driver.lock_name(records.backend), act.state_dir, records.backend)
         except StateError as exc:
             if act.act != "restore":
                 raise
@@ -215,7 +216,7 @@ def _exclude(stack: contextlib.ExitStack, driver: Driver, backend: str, patience
 def _admitted(act: Act, driver: Driver, records: Records) -> Holder | None:
     """Who holds the backend now. Raises StateError unless that is nobody, this rollout, or the one that is taken over."""
     holder = records.holder()
-    for found in (holder, fence.held(driver.lock_name(records.backend), records.backend)):
+    for found in (holder, held_by(driver.lock_name(records.backend), records.backend)):
         if found and found.rollout_id not in (act.rollout_id, act.take_over):
             raise _refused(found, records.backend)
     return holder
@@ -241,14 +242,14 @@ def _refused(holder: Holder, backend: str) -> StateError:
 
 def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, done: Done) -> None:
     if previous and previous.rollout_id == act.rollout_id and act.take_over is None:
-        fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+        point(driver.lock_name(records.backend), act.state_dir, records.backend)
         return
     holder = Holder(act.rollout_id, fence.now(), act.who)
     record = {**act.record, "who": dict(act.who)}
     if previous:
         record["took_over"] = {**previous.as_dict(), "reason": act.reason}
     records.write("begin", act.rollout_id, record)
-    fence.point(driver.lock_name(records.backend), act.state_dir, records.backend)
+    point(driver.lock_name(records.backend), act.state_dir, records.backend)
     records.take(holder, driver.lock_name(records.backend))
     done.changed = True
     done.lines.append(_lock_lines(records.backend, previous, holder))
@@ -265,7 +266,7 @@ def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | No
             records.take(previous, driver.lock_name(records.backend))
         else:
             records.release()
-            fence.unpoint(driver.lock_name(records.backend))
+            unpoint(driver.lock_name(records.backend))
         records.write("end", act.rollout_id, {"outcome": "refused"})
 
 
@@ -308,6 +309,9 @@ def _refuse_overload(act: Act, driver: Driver) -> None:
     """Judged on what is true now: since the plan was made servers may have gone down, or traffic have grown."""
     if not act.capacity:
         return
+    # Only here, as it is compiled anew at every call.
+    from ansible_collections.steady.rollout.plugins.module_utils._capacity import changing
+
     reading = driver.read(list(act.servers))
     for backend, told in act.servers.items():
         base: Payload = act.capacity["base"].get(backend, {})
@@ -383,7 +387,7 @@ def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> Non
         records.drop_lease()
         if not act.keep_lock:
             records.release()
-            fence.unpoint(driver.lock_name(records.backend))
+            unpoint(driver.lock_name(records.backend))
             done.lines.append(_lock_lines(records.backend, holder, None))
     done.changed = done.changed or not act.keep_lock
 
@@ -437,7 +441,7 @@ def _foresee_begin(act: Act, driver: Driver, backend: str, done: Done) -> None:
         raise StateError(f"{problem}. Nothing was changed.")
     with fence.looked_at(act.state_dir, backend) as records:
         previous = _admitted(act, driver, records) if records else None
-    elsewhere = fence.held(driver.lock_name(backend), backend)
+    elsewhere = held_by(driver.lock_name(backend), backend)
     if elsewhere and elsewhere.rollout_id not in (act.rollout_id, act.take_over):
         raise _refused(elsewhere, backend)
     if not (previous and previous.rollout_id == act.rollout_id and act.take_over is None):

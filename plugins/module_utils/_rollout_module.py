@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver, HaproxyDriver
-from ansible_collections.steady.rollout.plugins.module_utils._fence import DEFAULT_STATE_DIR
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import (
     SOCKET_OPTIONS,
     checked_state_file,
     checked_timeout,
     checked_wait,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import parse_address
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
 
 COMMON_OPTIONS: dict[str, dict[str, t.Any]] = {
     **SOCKET_OPTIONS,
@@ -40,7 +39,7 @@ def haproxy_driver(params: Params, check_mode: bool) -> Driver:
         address=parse_address(params["socket"], params["allow_remote_socket"]),
         timeout=checked_timeout(params["timeout"]),
         on_drain_timeout=params.get("on_drain_timeout", "fail"),
-        policy=Policy(**{name: params[name] for name in _POLICY if name in params}),
+        policy={name: params[name] for name in _POLICY if name in params},
         state_file=checked_state_file(params["state_file"]),
         check_mode=check_mode,
         **waits,

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import typing as t
-import urllib.parse
+
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError, folder_name
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-
-class StateError(Exception):
-    """The records cannot be read, written or trusted, or are in somebody else's hands: one or two sentences for a person."""
 
 
 class Folder:
@@ -59,7 +55,7 @@ class Folder:
 
     def replace(self, name: str, data: bytes) -> None:
         """Put ``data`` at ``name`` in one step. Raises StateError, and then what was there is still there."""
-        temporary = f".{name}.{secrets.token_hex(8)}"
+        temporary = f".{name}.{os.urandom(8).hex()}"
         try:
             with os.fdopen(self.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as stream:
                 stream.write(data)
@@ -100,12 +96,6 @@ class Folder:
 
     def _error(self, name: str, exc: OSError) -> StateError:
         return StateError(f"{self.path}/{name} cannot be read or written: {exc.strerror or exc}")
-
-
-def folder_name(backend: str) -> str:
-    """The name of a backend's folder: one that is no other backend's, hidden, or the way up."""
-    name = urllib.parse.quote(backend, safe="")
-    return "%2E" + name[1:] if name.startswith(".") else name
 
 
 @contextlib.contextmanager

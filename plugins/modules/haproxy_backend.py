@@ -217,12 +217,6 @@ import typing as t
 from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.steady.rollout.plugins.module_utils._fence import (
-    DEFAULT_STATE_DIR,
-    fenced,
-    foresee,
-    refuse_held,
-)
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import (
     Outcome,
@@ -230,7 +224,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend im
     admit_all,
     change_backend,
     diff,
-    lock_name,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import (
     SOCKET_OPTIONS,
@@ -238,9 +231,16 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module imp
     checked_timeout,
     checked_wait,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import STATES, Policy, Wanted
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import Address, HaproxyError, parse_address
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import (
+    Address,
+    HaproxyError,
+    lock_name,
+    parse_address,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import STATES, Wanted
+from ansible_collections.steady.rollout.plugins.module_utils._held import refuse_held
+from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **SOCKET_OPTIONS,
@@ -306,6 +306,9 @@ def change(asked: Request, fence: t.Mapping[str, str] | None) -> Outcome:
     """Change the backend, with a fence while the rollout it names holds the backend. Raises HaproxyError and StateError."""
     if not fence:
         return change_backend(asked)
+    # Only here: most calls have no fence, and what is imported is compiled anew at every call.
+    from ansible_collections.steady.rollout.plugins.module_utils._fence import fenced, foresee
+
     if asked.check_mode:
         foresee(fence["state_dir"], [asked.backend], fence["rollout_id"])
         return change_backend(asked)

@@ -116,9 +116,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import Backend, process_as_dict
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import read_backends
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_config import parse, restoration
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS, checked_timeout
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backends
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_settings import settings
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import (
     Address,

@@ -303,7 +303,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_module imp
     read_servers,
     read_tables,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **COMMON_OPTIONS,

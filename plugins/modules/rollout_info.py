@@ -77,7 +77,8 @@ admin:
   returned: success
   type: bool
 survives_reload:
-  description: Whether a reload will keep the weights and states of all O(backends); null where this cannot be known.
+  description:
+    - Whether a reload will keep the weights and states of all O(backends); null where this cannot be known, and with O(records=false).
   returned: success
   type: bool
 survives_reload_reason:
@@ -114,7 +115,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._fence import Recor
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, DRIVERS
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError, unusable
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state_dir import unusable
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **COMMON_OPTIONS,
@@ -165,7 +167,9 @@ def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     params = module.params
     try:
-        reading = DRIVERS[params["provider"]](params, True).read(params["backends"])
+        driver = DRIVERS[params["provider"]](params, True)
+        read = driver.read_with_survival if params["records"] else driver.read
+        reading = read(params["backends"])
     except HaproxyError as exc:
         module.fail_json(msg=str(exc))
     found: dict[str, t.Any] = {

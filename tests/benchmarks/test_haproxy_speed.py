@@ -20,7 +20,8 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import Request, change_backend
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy, Wanted
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Wanted
 
 from e2e.lab import Lab
 

@@ -10,7 +10,7 @@ import pathlib
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Wanted
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Wanted
 
 from e2e import lab as haproxy_lab
 from e2e.lab import Lab

@@ -26,9 +26,10 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend im
     Outcome,
     Request,
     change_backend,
-    read_backend,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy, Wanted
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Wanted
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 # HAProxy's versions under test: the system's own, and the oldest and newest that Debian has.
@@ -255,7 +256,7 @@ class Lab:
 
     def change(self, *wanted: Wanted, **options: t.Any) -> Outcome:
         """The code of haproxy_backend, without the seconds that Ansible takes around it."""
-        policy = {key: options.pop(key) for key in list(options) if key in Policy.__dataclass_fields__}
+        policy = {key: options.pop(key) for key in list(options) if key in Policy._fields}
         defaults: dict[str, t.Any] = {"address": self.socket, "backend": "shop", "timeout": 5.0, "health_timeout": 10.0}
         return change_backend(Request(wanted=wanted, policy=Policy(**policy), **{**defaults, **options}))
 

@@ -14,7 +14,7 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 
 from e2e.lab import Lab, poll
 from e2e.shop import SHOP

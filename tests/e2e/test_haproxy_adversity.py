@@ -13,8 +13,8 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_backend
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Refused, Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Refused, Wanted
 
 from e2e.lab import Client, Lab, poll
 from e2e.shop import SHOP, Running

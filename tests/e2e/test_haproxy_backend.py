@@ -13,8 +13,8 @@ import threading
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Refused, Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Refused, Wanted
 
 from e2e import lab as haproxy_lab
 from e2e.lab import Lab, poll
@@ -152,7 +152,7 @@ def test_an_operator_socket_is_refused(shop: Lab) -> None:
 
 @pytest.mark.parametrize("level", ["operator", "user"])
 def test_sockets_below_admin_can_be_read(shop: Lab, level: str) -> None:
-    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import read_backend
+    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
 
     _process, backend = read_backend(str(shop.dir / f"{level}.sock"), "shop", 5.0)
     assert [server.weight for server in backend.servers] == [10, 10, 10]
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_socket_is_told(shop: Lab) -> None:
 
 
 def test_a_socket_nobody_listens_on_is_told(tmp_path: pathlib.Path) -> None:
-    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import read_backend
+    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
 
     path = str(tmp_path / "dead.sock")
     with socket.socket(socket.AF_UNIX) as dead:
@@ -251,7 +251,7 @@ def _as_nobody(call: t.Callable[[], object]) -> str:
 
 
 def test_a_socket_that_never_answers_fails_in_time(tmp_path: pathlib.Path) -> None:
-    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import read_backend
+    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
 
     path = str(tmp_path / "silent.sock")
     with socket.socket(socket.AF_UNIX) as silent:

@@ -10,8 +10,8 @@ import threading
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Wanted
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 

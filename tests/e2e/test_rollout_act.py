@@ -17,14 +17,12 @@ import threading
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils import _fence as rollout_fence
-from ansible_collections.steady.rollout.plugins.module_utils._driver import HaproxyDriver
+from ansible_collections.steady.rollout.plugins.module_utils import _held
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import Service
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import lock_name
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, lock_name
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, perform, result
-from ansible_collections.steady.rollout.plugins.module_utils._state_dir import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.modules import haproxy_backend, rollout_info
 
 from e2e.lab import Lab, poll
@@ -243,8 +241,8 @@ def test_a_call_without_a_fence_is_free_again_after_the_end(rollout: Controller)
 
 def test_the_backend_is_still_held_after_a_reboot(rollout: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
     """/run is empty then; the records are where they are kept by default."""
-    monkeypatch.setattr(f"{rollout_fence.__name__}.DEFAULT_STATE_DIR", rollout.state_dir)
-    rollout_fence.unpoint(lock_name(rollout.lab.socket, "shop"))
+    monkeypatch.setattr(f"{_held.__name__}.DEFAULT_STATE_DIR", rollout.state_dir)
+    _held.unpoint(lock_name(rollout.lab.socket, "shop"))
     with pytest.raises(StateError, match=r"rollout r1 .* holds backend shop .* force: true"):
         by_hand(rollout.lab)
 
@@ -615,7 +613,7 @@ def test_a_missing_backend_is_told(shop: Lab) -> None:
 
 def test_limits_and_rights_are_read(start: t.Callable[..., Lab]) -> None:
     lab = start(SHOP.replace(":8081", ":8081 maxconn 50"))
-    reading = HaproxyDriver(address=str(lab.dir / "operator.sock")).read(["shop"])
+    reading = HaproxyDriver(address=str(lab.dir / "operator.sock")).read_with_survival(["shop"])
     assert not reading.admin
     assert [one["max_sessions"] for one in reading.backends["shop"]["servers"]] == [50, None, None]
     assert reading.survives_reload
@@ -632,5 +630,5 @@ def test_a_policy_is_kept_to(rollout: Controller) -> None:
     going = [{"name": f"web{i}", "state": "drain"} for i in (1, 2, 3)]
     with pytest.raises(HaproxyError, match="without any usable server"):
         rollout("shift", servers={"shop": going})
-    rollout("shift", servers={"shop": going}, driver={"policy": Policy(allow_empty=True)})
+    rollout("shift", servers={"shop": going}, driver={"policy": {"allow_empty": True}})
     assert {admin for _weight, admin in rollout.lab.raw().values()} == {DRAIN}

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import replace
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import FORCED_DRAIN, FORCED_MAINT, Backend, Server
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import (
     Plan,
     Policy,
-    Refused,
     Unsettled,
-    Wanted,
     differences,
     emptied,
     make_plan,
@@ -24,6 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan impor
     refuse_unsafe_lowering,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Refused, Wanted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,8 +67,7 @@ class Simulated:
             if command.endswith(" health down"):
                 continue  # checks pass again at once
             name, verb, value = self._parse(command)
-            self.backend = replace(
-                self.backend,
+            self.backend = self.backend._replace(
                 servers=tuple(
                     self._changed(server, verb, value) if server.name == name else server
                     for server in self.backend.servers

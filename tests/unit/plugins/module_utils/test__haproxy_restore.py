@@ -10,8 +10,8 @@ import typing as t
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_restore as restore
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import Backend, Server
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_restore import Target
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Target, targets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,4 +110,4 @@ def test_a_server_that_is_back_is_not_told_to_be_out(now: Backend, safe: dict[st
 )
 def test_what_is_no_safe_state_is_refused(given_safe: t.Any) -> None:
     with pytest.raises(HaproxyError, match="the safe state of server web1 is"):
-        restore.targets({"web1": given_safe})
+        targets({"web1": given_safe})

@@ -11,10 +11,9 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _state_dir as state_dir
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError, folder_name
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import (
-    StateError,
     existing_folder,
-    folder_name,
     made_folder,
     unusable,
 )
