@@ -306,7 +306,7 @@ def test_a_rollout_whose_controller_was_killed_is_gone_back_from(blue_green: Rol
     running.kill()
     result = blue_green.blue_green("3.0.0").expect(2, "refused")
     assert "rollback" in result.message
-    blue_green.rollback().expect(0, "rolled_back")
+    blue_green.rollback(rollout_steal="its controller was killed").expect(0, "rolled_back")
     blue_green.expect_traffic("1.0.0", BLUE)
     blue_green.blue_green("3.0.0").expect(0, "promoted")
     blue_green.expect_traffic("3.0.0", GREEN)
