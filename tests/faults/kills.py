@@ -20,6 +20,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._journal import par
 from e2e.rollouts import COLOURS, Rollouts, Running, rest_green
 from faults.points import Point, Use
 from local_fleet.layout import LOAD_BALANCERS, Options
+from local_fleet.supervisor import children, descendants, is_running, send
 
 OLD, NEW, NEXT = "1.0.0", "2.0.0", "3.0.0"
 HOSTS = frozenset({"web1", "web2", "web3", "web4"})
@@ -47,10 +48,10 @@ class Strategy:
         """Bring a fleet that has just started to where a release begins."""
         return rest_green(shop)
 
-    def start(self, shop: Rollouts, release: str, lease: float = LEASES[-1]) -> Running:
+    def start(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> Running:
         """Start a release; ``lease`` in seconds for every act."""
         leases = {"rollout_lease_seconds": lease, "rollout_deploy_timeout": lease}
-        return shop.start(self.name, rollout_hosts="app", rollout_release=release, **leases)
+        return shop.start(self.name, rollout_hosts="app", rollout_release=release, **leases, **variables)
 
 
 STRATEGIES = {
@@ -113,27 +114,23 @@ def reference(strategy: Strategy, folder: pathlib.Path) -> tuple[list[Use], dict
 # killing
 
 
-def kill_controller(running: Running) -> None:
-    """Kill ansible-playbook and its workers at once. Modules at work go on, as they do on a host that is reached by SSH."""
+def kill_controller(running: Running) -> list[int]:
+    """Kill ansible-playbook and its workers at once. Returns the modules at work: they go on, as on a host reached by SSH."""
     leader = running.process.pid
-    command = _command(leader)
-    os.kill(leader, signal.SIGKILL)
-    for pid in under_way(running):
-        if _command(pid) == command:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    os.kill(leader, signal.SIGSTOP)  # so that it starts no more
+    workers = workers_of(running)
+    for pid in workers:
+        send(pid, signal.SIGSTOP)
+    modules = [pid for worker in workers for pid in descendants(worker)]
+    for pid in (leader, *workers):
+        send(pid, signal.SIGKILL)
     running.process.wait()
+    return modules
 
 
-def under_way(running: Running) -> list[int]:
-    """The processes of a run that are not ended: ansible-playbook, its workers, and modules."""
-    found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _parent, group = path.read_text().rpartition(") ")[2].split()[:3]
-            if int(group) == running.process.pid and state not in "ZX":
-                found.append(int(path.parent.name))
-    return found
+def workers_of(running: Running) -> list[int]:
+    """The forks of ansible-playbook. Each has a process group of its own, so nothing but the parent shows whose they are."""
+    return [pid for pid in children(running.process.pid) if b"ansible-playbook" in _command(pid)]
 
 
 def _command(pid: int) -> bytes:
@@ -146,11 +143,13 @@ class Killer:
     """Kills the controller of a run at a point.
 
     ``at``: when that was, in monotonic seconds; None while it was not. ``late``: whether a guard had acted before it.
+    ``modules``: what was at work then, and went on.
     """
 
     def __init__(self, shop: Rollouts, point: Point) -> None:
         self.at: float | None = None
         self.late = False
+        self.modules: list[int] = []
         self._shop = shop
         self._point = point
         self._ready = threading.Event()
@@ -173,6 +172,10 @@ class Killer:
         with self._kills:
             self.late |= self.at is None and guard_acted(self._shop)
 
+    def is_busy(self) -> bool:
+        """Whether an act is under way that the controller had begun."""
+        return any(is_running(pid) for pid in self.modules)
+
     def _is_there(self, host: str) -> bool:
         use = self._point.use
         return host == use.host and self._shop.gate.acts[-1] == use.act and lines(self._shop) == use.lines
@@ -182,7 +185,7 @@ class Killer:
         assert self._running is not None
         with self._kills:
             self.at = time.monotonic()
-            kill_controller(self._running)
+            self.modules = kill_controller(self._running)
             self.late = guard_acted(self._shop)
 
 

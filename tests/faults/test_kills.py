@@ -29,7 +29,6 @@ from faults.kills import (
     Strategy,
     lease_in_force,
     lines,
-    under_way,
     unsafe,
 )
 from faults.points import Point
@@ -73,10 +72,10 @@ def kill(
     killer = Killer(shop, point)
     running = strategy.start(shop, NEW, lease)
     killer.watch(running)
+    poll(lambda: not killer.is_busy(), "the act under way comes to its end", ACT_SECONDS)
     if killer.late:
         return None
     assert killer.at is not None, f"the run ended before the point:\n{running.output}"
-    poll(lambda: not under_way(running), "the act under way comes to its end", ACT_SECONDS)
     seconds, limit = safe_after(shop, strategy, killer.at)
     go_back(shop, strategy)
     if goes_on:
@@ -100,8 +99,7 @@ def safe_after(shop: Rollouts, strategy: Strategy, killed: float) -> tuple[float
 
 def go_back(shop: Rollouts, strategy: Strategy) -> None:
     """The playbook `rollback` brings back what was there; where nothing had begun it says so, and changes nothing."""
-    if any(lines(shop).values()):
-        shop.rollback().expect(0, "rolled_back")
+    shop.rollback().expect(0, "rolled_back" if any(lines(shop).values()) else "unchanged")
     shop.expect_traffic(OLD, strategy.carrying)
     if strategy.carrying == HOSTS:
         assert set(shop.releases().values()) == {OLD}
