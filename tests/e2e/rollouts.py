@@ -58,11 +58,13 @@ class Gate:
     """Decides, whenever Ansible is about to use its connection to a host, whether the host can be reached.
 
     `at` has something done at a moment: the first time that its condition holds for a host about to be used.
+    `uses` and `acts` grow with every use; their last items are the one that a condition is asked about.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.uses: list[str] = []  # every host that was used, in this order
+        self.acts: list[str] = []  # and what rollout_act is to do there; empty where it is another module's turn
         self.errors: list[BaseException] = []
         self._cut: set[str] = set()
         self._silent: set[str] = set()
@@ -112,17 +114,18 @@ class Gate:
 
     def _answer(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            host = connection.makefile("r").readline().strip()
+            host, act = connection.makefile("r").readline().rstrip("\n").split("\t")
             with self._lock:
-                self._use(host)
+                self._use(host, act)
             if host in self._silent:
                 self._held.append(connection)
                 return
             connection.sendall(b"closed" if host in self._cut else b"open")
         connection.close()
 
-    def _use(self, host: str) -> None:
+    def _use(self, host: str, rollout_act: str) -> None:
         self.uses.append(host)
+        self.acts.append(rollout_act)
         for entry in list(self._acts):
             condition, act = entry
             try:

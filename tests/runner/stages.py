@@ -191,7 +191,7 @@ def _all_pythons(run: Run) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# pytest: unit, e2e, benchmarks
+# pytest: unit, e2e, faults, benchmarks
 
 
 def unit(run: Run) -> None:
@@ -239,6 +239,12 @@ def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[en
 
 
 _WORKERS = ("-n", "2", "--dist", "loadgroup")
+
+
+def faults(run: Run) -> None:
+    """Rollouts whose controller, workers, load balancers, hosts or disks die in the middle."""
+    system.need(["git", "haproxy"])
+    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
 
 
 def benchmarks(run: Run) -> None:
@@ -354,6 +360,7 @@ STAGES = {
         Stage("unit", unit, limit=600),
         Stage("integration", integration, limit=900),
         Stage("e2e", e2e, limit=4200),
+        Stage("faults", faults, limit=1800),
         Stage("benchmarks", benchmarks, limit=900),
     )
 }

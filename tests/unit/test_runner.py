@@ -13,7 +13,7 @@ import pytest
 from runner import cli, processes
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = ["lint", "sanity", "unit", "integration", "e2e", "benchmarks"]
+ALL = ["lint", "sanity", "unit", "integration", "e2e", "faults", "benchmarks"]
 
 
 def names(arguments: list[str]) -> list[str]:

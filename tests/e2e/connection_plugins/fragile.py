@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import typing as t
 
@@ -31,13 +32,18 @@ extends_documentation_fragment:
 """
 
 
+# The arguments of a module are part of what is piped to its host, as JSON.
+ACT = re.compile(rb'"act": "([a-z]+)"')
+
+
 class Connection(LocalConnection):  # type: ignore[misc, unused-ignore]
     """As `local`; an unreachable host fails at once, a silent one never answers."""
 
     transport = "fragile"
 
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
-        self._pass()
+        found = ACT.search(in_data or b"")
+        self._pass(found[1].decode() if found else "")
         result: tuple[int, bytes, bytes] = super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         return result
 
@@ -49,10 +55,10 @@ class Connection(LocalConnection):  # type: ignore[misc, unused-ignore]
         self._pass()
         super().fetch_file(in_path, out_path)
 
-    def _pass(self) -> None:
+    def _pass(self, act: str = "") -> None:
         host: t.Any = self.get_option("host")
         with socket.socket(socket.AF_UNIX) as gate:
             gate.connect(self.get_option("gate"))
-            gate.sendall(f"{host}\n".encode())
+            gate.sendall(f"{host}\t{act}\n".encode())
             if gate.recv(16) != b"open":
                 raise AnsibleConnectionFailure(f"{host} cannot be reached: no route to host")
