@@ -22,6 +22,7 @@ import typing as t
 from local_fleet.fleet import Fleet
 from local_fleet.layout import DEPLOY, LOAD_BALANCERS, Options
 from local_fleet.load import Load, Loadable, Profile
+from local_fleet.supervisor import descendants, send
 from local_fleet.tally import Summary, Terms
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -219,9 +220,10 @@ class Running:
         return Result(self.process.returncode, self.output, entries)
 
     def kill(self) -> None:
-        """Kill it and its workers."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Kill it, its workers and what they started; each worker has a process group of its own."""
+        if self.process.poll() is None:
+            for pid in (self.process.pid, *descendants(self.process.pid)):
+                send(pid, signal.SIGKILL)
         self.process.wait()
 
 
