@@ -59,6 +59,7 @@ CONTROL: dict[str, t.Any] = {
     "deploy_timeout": 1800,
     "guard": "auto",
     "steal": "",
+    "lock_wait": 0,
     "unpersisted": False,
     "force": False,
 }

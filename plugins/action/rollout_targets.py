@@ -17,6 +17,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import ho
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import Play, Refused
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
+READ_SECONDS = 30  # that a load balancer may take to be read
 REACH = {
     "provider": ("rollout_provider", "haproxy"),
     "socket": ("rollout_haproxy_socket", "/run/haproxy/admin.sock"),
@@ -47,10 +48,19 @@ class ActionModule(RolloutAction):
         reach = {str(name): self._reach(hostvars, str(name), task_vars) for name in names if name in hostvars}
         targets = _preflight.make_targets(play, control, own, reach)
         rolls = targets.action in ("run", "rollback")
+        wait = _preflight.lock_wait(targets.action, control)
         deploy, tasks_file = self._find_deploy(control["deploy"], task_vars) if rolls else (None, None)
         return {
             "targets": targets.as_dict(),
-            "lbs": [{**how_to_reach(lb), "backends": list(targets.backends)} for lb in targets.lbs],
+            "lbs": [
+                {
+                    **how_to_reach(lb),
+                    "backends": list(targets.backends),
+                    "await_free": wait,
+                    "timeout": int(wait + READ_SECONDS),
+                }
+                for lb in targets.lbs
+            ],
             "deploy_role": deploy,
             "deploy_tasks": tasks_file,
         }

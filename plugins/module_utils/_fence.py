@@ -31,6 +31,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._state_dir import (
 
 FENCE, JOURNAL, SAFE, RELEASES = "fence", "journal.jsonl", "safe.json", "releases.json"
 LEASE = "lease"
+# A journal keeps this many rollouts.
+ROLLOUTS = 50
 
 Releases = dict[str, dict[str, str]]
 
@@ -115,6 +117,13 @@ class Records:
     def rollout(self) -> dict[str, t.Any] | None:
         """The last rollout, as `_journal.fold` tells it."""
         return journal.fold(journal.parse(self._folder.read(JOURNAL) or b""))
+
+    def forget_old_rollouts(self) -> None:
+        """Make room in the journal for one more rollout."""
+        data = self._folder.read(JOURNAL) or b""
+        kept = journal.last_rollouts(data, ROLLOUTS - 1)
+        if len(kept) < journal.whole(data):
+            self._folder.replace(JOURNAL, kept)
 
     def write(self, event: str, rollout_id: str, payload: t.Mapping[str, t.Any]) -> None:
         """Add a line to the journal; it is on disk when this returns."""

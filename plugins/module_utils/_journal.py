@@ -34,6 +34,16 @@ def parse(data: bytes) -> list[dict[str, t.Any]]:
     return [record for record in found if record is not None]
 
 
+def last_rollouts(data: bytes, most: int) -> bytes:
+    """The whole lines from the first one of the last ``most`` rollouts on, as they are."""
+    lines = data[: whole(data)].splitlines(keepends=True)
+    records = [_record(text) for text in lines]
+    rollouts = list(dict.fromkeys(record["rollout"] for record in records if record))
+    kept = set(rollouts[-most:])
+    first = next((place for place, record in enumerate(records) if record and record["rollout"] in kept), len(lines))
+    return b"".join(lines[first:])
+
+
 def next_number(data: bytes) -> int:
     """The sequence number of the line that comes next: 1 for the first."""
     for text in reversed(data[: whole(data)].splitlines()):

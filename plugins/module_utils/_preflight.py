@@ -192,6 +192,7 @@ def make_targets(
     _check_reach(play, present, reach)
     try:
         settings = _settings(control)
+        lock_wait(action, control)
         if action == "run":
             _check_strategy(control)
     except PlanError as exc:
@@ -281,6 +282,11 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
         inconclusive=given["inconclusive"],
         probe=dict(probe),
     )
+
+
+def lock_wait(action: str, control: t.Mapping[str, t.Any]) -> float:
+    """Seconds to wait for another rollout to end; a rollback is for the one that is there. Raises PlanError."""
+    return duration(control["lock_wait"]) if action == "run" else 0.0
 
 
 def _lease(value: t.Any, variable: str) -> float:

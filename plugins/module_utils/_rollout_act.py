@@ -248,6 +248,7 @@ def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, d
     record = {**act.record, "who": dict(act.who)}
     if previous:
         record["took_over"] = {**previous.as_dict(), "reason": act.reason}
+    records.forget_old_rollouts()
     records.write("begin", act.rollout_id, record)
     point(driver.lock_name(records.backend), act.state_dir, records.backend)
     records.take(holder, driver.lock_name(records.backend))

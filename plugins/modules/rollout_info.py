@@ -41,6 +41,12 @@ options:
       - Read the records in O(state_dir), too.
     type: bool
     default: true
+  await_free:
+    description:
+      - How many seconds to wait, before anything is read, while a rollout is at work on one of the O(backends). One that was abandoned, or whose
+        lease has expired, is not waited for. What is true after that time is returned whether the backends are free or not.
+    type: float
+    default: 0
 seealso:
   - module: steady.rollout.rollout_act
   - module: steady.rollout.haproxy_backend_info
@@ -108,6 +114,7 @@ records:
   type: dict
 """
 
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -122,7 +129,9 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     **COMMON_OPTIONS,
     "state_file": {"type": "str", "default": "auto"},
     "records": {"type": "bool", "default": True},
+    "await_free": {"type": "float", "default": 0.0},
 }
+POLL_SECONDS = 1.0
 
 
 def read_records(state_dir: str, backend: str) -> dict[str, t.Any]:
@@ -163,10 +172,28 @@ def read_lease(records: Records) -> dict[str, t.Any] | None:
     }
 
 
+def await_free(state_dir: str, backends: t.Sequence[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(is_at_work(state_dir, backend) for backend in backends):
+        time.sleep(POLL_SECONDS)
+
+
+def is_at_work(state_dir: str, backend: str) -> bool:
+    """Whether a rollout holds the backend, and may still act. Records that cannot be read are for the reading to tell."""
+    try:
+        with looked_at(state_dir, backend) as records:
+            holder = records.holder() if records else None
+            lease = records.lease() if records else None
+    except StateError:
+        return False
+    return holder is not None and not holder.abandoned and (lease is None or lease.left(*boot_time()) > 0)
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     params = module.params
     try:
+        await_free(params["state_dir"], params["backends"], params["await_free"])
         driver = DRIVERS[params["provider"]](params, True)
         read = driver.read_with_survival if params["records"] else driver.read
         reading = read(params["backends"])

@@ -219,11 +219,15 @@ class Running:
         entries = [json.loads(line) for line in self._record.read_text().splitlines()]
         return Result(self.process.returncode, self.output, entries)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to it, its workers and what they started; each worker has a process group of its own."""
+        for pid in (self.process.pid, *descendants(self.process.pid)):
+            send(pid, number)
+
     def kill(self) -> None:
-        """Kill it, its workers and what they started; each worker has a process group of its own."""
+        """Kill it, its workers and what they started."""
         if self.process.poll() is None:
-            for pid in (self.process.pid, *descendants(self.process.pid)):
-                send(pid, signal.SIGKILL)
+            self.send(signal.SIGKILL)
         self.process.wait()
 
 

@@ -58,7 +58,6 @@ def test_nothing_is_wrong_with_a_healthy_fleet(shop: Rollouts) -> None:
     assert shop.states() == before
 
 
-@pytest.mark.core
 def test_a_server_that_nobody_claims_is_let_in_when_all_records_want_it(shop: Rollouts) -> None:
     record(shop)
     shop.fleet.ask("lb1", f"set server {BACKEND}/web1 state drain")

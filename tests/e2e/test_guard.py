@@ -78,9 +78,9 @@ def test_a_killed_controller_leaves_its_traffic_to_the_guard(blue_green: Rollout
 
 def test_a_controller_that_was_frozen_past_its_lease_changes_no_traffic_any_more(blue_green: Rollouts) -> None:
     running = in_the_bake(blue_green)
-    os.killpg(running.process.pid, signal.SIGSTOP)
+    running.send(signal.SIGSTOP)
     expect_back(blue_green)
-    os.killpg(running.process.pid, signal.SIGCONT)
+    running.send(signal.SIGCONT)
     result = running.result()
     result.expect(2, "rollback_failed")
     assert "guard" in result.message

@@ -423,7 +423,6 @@ def detached() -> t.Iterator[str]:
 
 
 @pytest.mark.xdist_group("detached")
-@pytest.mark.core
 def test_the_local_inventory_reaches_the_fleet_that_up_started(detached: str) -> None:
     inventory = str(ROOT / "inventories" / "local")
     listed = json.loads(ansible("ansible-inventory", "-i", inventory, "--list", STEADY_FLEET=detached))

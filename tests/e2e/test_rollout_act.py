@@ -14,10 +14,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils import _held
+from ansible_collections.steady.rollout.plugins.module_utils import _fence, _held
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, lock_name
@@ -96,6 +97,44 @@ def by_hand(lab: Lab, **options: t.Any) -> dict[str, t.Any]:
 
 def fence(controller: Controller) -> dict[str, str]:
     return {"state_dir": controller.state_dir, "rollout_id": controller.rollout_id}
+
+
+def test_the_journal_keeps_the_last_rollouts(shop: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fence, "ROLLOUTS", 3)
+    for number in range(6):
+        controller = Controller(shop, f"r{number}")
+        controller("begin", safe={"shop": BLUE})
+        controller("end", outcome="promoted")
+    path = pathlib.Path(controller.state_dir) / "shop/journal.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["rollout"], line["seq"]) for line in lines if line["event"] == "begin"] == [
+        ("r3", 7),
+        ("r4", 9),
+        ("r5", 11),
+    ]
+
+
+# Waiting for others
+
+
+def test_a_rollout_is_waited_for_while_it_is_at_work(rollout: Controller) -> None:
+    assert rollout_info.is_at_work(rollout.state_dir, "shop")
+    threading.Timer(0.5, lambda: rollout("end", outcome="promoted")).start()
+    began = time.monotonic()
+    rollout_info.await_free(rollout.state_dir, ["shop"], 20.0)
+    assert 0.5 <= time.monotonic() - began < 10
+    assert rollout.records()["lock"] is None
+
+
+def test_a_rollout_that_nobody_works_on_is_not_waited_for(rollout: Controller) -> None:
+    with _fence.fenced_as_found(rollout.state_dir, "shop", 5.0) as records:
+        assert records is not None
+        records.abandon("its lease expired")
+    assert not rollout_info.is_at_work(rollout.state_dir, "shop")
+
+
+def test_nothing_is_waited_for_where_nothing_is_recorded(shop: Lab) -> None:
+    assert not rollout_info.is_at_work(str(shop.dir / "nothing"), "shop")
 
 
 # The lock

@@ -160,3 +160,13 @@ def test_a_second_rollout_is_refused_while_one_runs(blue_green: Rollouts) -> Non
     blue_green.blue_green("3.0.0").expect(2, "refused")
     first.result().expect(0, "promoted")
     blue_green.expect_traffic("2.0.0", GREEN)
+
+
+@pytest.mark.long
+def test_a_second_rollout_waits_for_the_first_one_on_request(blue_green: Rollouts) -> None:
+    blue_green.load()
+    first = blue_green.start("blue_green", rollout_hosts="app", rollout_release="2.0.0", blue_green_bake=12)
+    poll(lambda: blue_green.carrying("lb1") == blue_green.carrying("lb2") == GREEN, "green has taken over", 60)
+    blue_green.blue_green("3.0.0", rollout_lock_wait="5m").expect(0, "promoted")
+    first.result().expect(0, "promoted")
+    assert {blue_green.releases()[host] for host in ("web1", "web2")} == {"3.0.0"}

@@ -59,7 +59,7 @@ def test_blue_green_releases_and_rollbacks_lose_no_request(
     expect_nothing_lost(load, version)
 
 
-@pytest.mark.parametrize(("version", "count"), forms(1, 2)[1:])
+@pytest.mark.parametrize(("version", "count"), forms(1, 3)[1:])
 def test_rolling_releases_with_long_requests_in_flight_lose_no_request(
     start_rollouts: t.Callable[..., Rollouts], version: str, count: int
 ) -> None:

@@ -33,7 +33,6 @@ def report(result: Result) -> dict[str, t.Any]:
     return t.cast("dict[str, t.Any]", json.loads(messages[0]))
 
 
-@pytest.mark.core
 def test_a_fleet_without_a_record_is_told_in_check_mode_though_none_of_its_hosts_answers(rolling: Rollouts) -> None:
     rolling.gate.cut("web1", "web2", "web3", "web4")
     load = rolling.load()
@@ -66,7 +65,6 @@ def test_a_rollout_in_progress_is_told_and_a_server_that_dies_in_it_needs_attent
     assert "web3 of shop should carry traffic and is down" in result.message
 
 
-@pytest.mark.core
 def test_a_promoted_release_is_healthy_until_somebody_takes_a_host_out(rolling: Rollouts) -> None:
     rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
     result = ask(rolling)

@@ -51,7 +51,6 @@ def play(fleet: Fleet, folder: pathlib.Path, *servers: list[dict[str, t.Any]]) -
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_weight_change_and_a_drain_on_two_load_balancers_lose_no_request(
     version: str, tmp_path: pathlib.Path

@@ -40,6 +40,17 @@ def record(event: str, rollout: str = "r1", seq: int = 1, **payload: t.Any) -> d
     return {**payload, "seq": seq, "rollout": rollout, "at": "t", "boot": ["b", 1.0], "event": event}
 
 
+@given(journals(), st.integers(1, 4))
+def test_old_rollouts_are_forgotten_and_the_last_ones_kept_whole(records: list[dict[str, t.Any]], most: int) -> None:
+    kept = journal.parse(journal.last_rollouts(written(records), most))
+    assert records[len(records) - len(kept) :] == kept
+    last = list(dict.fromkeys(record["rollout"] for record in records))[-most:]
+    assert [one for one in records if one["rollout"] in last] == [one for one in kept if one["rollout"] in last]
+    assert journal.next_number(written(kept)) == journal.next_number(written(records))
+    if len({record["rollout"] for record in records}) <= most:
+        assert kept == records
+
+
 @given(journals())
 def test_what_was_written_is_read(records: list[dict[str, t.Any]]) -> None:
     assert journal.parse(written(records)) == records

@@ -90,6 +90,16 @@ def test_a_play_in_which_a_rescue_would_not_run_is_refused(changes, message):
         check_play(play(list(OWN), **changes), "run")
 
 
+def test_only_a_release_waits_for_another_rollout():
+    assert _preflight.lock_wait("run", {"lock_wait": "2m"}) == 120.0
+    assert _preflight.lock_wait("rollback", {"lock_wait": "2m"}) == 0.0
+
+
+def test_a_wait_that_is_no_time_is_refused():
+    with pytest.raises(Refused, match="soon"):
+        targets(OWN, lock_wait="soon")
+
+
 def test_a_rollback_needs_not_the_whole_fleet():
     check_play(play(list(OWN), alive=("web1",)), "rollback")
 
