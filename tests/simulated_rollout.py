@@ -259,7 +259,7 @@ class SimulatedLb:
 
     def _begin(self, rollout_id: str, asked: t.Mapping[str, t.Any]) -> None:
         for backend in asked["backends"]:
-            assert self.lock[backend] in (None, asked.get("take_over")), "another rollout holds it"
+            assert self.lock[backend] in (None, *asked.get("take_over", ())), "another rollout holds it"
             self._write(backend, "begin", rollout_id, asked["record"])
             self.lock[backend] = rollout_id
 
@@ -324,7 +324,7 @@ class World:
             self.survive()
             self.lbs[one["lb"]].act(run.rollout_id, one)
 
-    def begin(self, run: Run, begin: t.Mapping[str, t.Any], take_over: str | None = None) -> None:
+    def begin(self, run: Run, begin: t.Mapping[str, t.Any], take_over: t.Sequence[str] = ()) -> None:
         """``begin``: what Decision says of it. A rollout that is taken over keeps its safe state."""
         for lb in run.lbs:
             record = {"record": {**begin, "found": lb.found}, "safe": None if take_over else safe_at(run, lb, -1)}

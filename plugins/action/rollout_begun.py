@@ -22,8 +22,9 @@ class ActionModule(RolloutAction):
         begun = [answer["item"] for answer in options["acts"] if not bad(answer)]
         # One whose answer was lost may have begun, too; where it has not, its fence refuses this.
         asked = [answer["item"] for answer in options["acts"] if "item" in answer]
-        # The way back goes as far as it can: what does not answer is told in the end.
-        if not failed or (options["lenient"] and begun):
+        # The way back goes as far as it can: what does not answer is told in the end. But it must be the way back from what is there.
+        outdated = any(answer.get("outdated") for answer in failed)
+        if not failed or (options["lenient"] and begun and not outdated):
             return {"ends": []}
         words = "; ".join(f"{answer.get('item', {}).get('lb', 'a load balancer')}: {why(answer)}" for answer in failed)
         ends = [

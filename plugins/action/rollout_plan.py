@@ -51,9 +51,11 @@ class ActionModule(RolloutAction):
             return {**NOTHING, "refused": str(exc)}
         for warning in (*targets.warnings, *decision.warnings):
             Display().warning(warning)
-        return self._result(decision, task_vars)
+        return self._result(decision, answers, task_vars)
 
-    def _result(self, decision: Decision, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+    def _result(
+        self, decision: Decision, answers: t.Mapping[str, t.Any], task_vars: dict[str, t.Any]
+    ) -> dict[str, t.Any]:
         run = decision.run
         if run is None or decision.kind == "unchanged":
             return {**NOTHING, "kind": decision.kind, "words": "; ".join(decision.words)}
@@ -61,7 +63,11 @@ class ActionModule(RolloutAction):
             {
                 **how_to_reach(lb),
                 "record": {**decision.begin, "found": lb.found},
-                "safe": None if decision.kind == "recover" else safe_at(run, lb, -1),
+                # What a rollout that is taken back has recorded as safe stays so.
+                "safe": None
+                if decision.kind == "recover" and lb.name not in decision.untouched
+                else safe_at(run, lb, -1),
+                "planned_on": _preflight.planned_on(answers.get(lb.name) or {}),
                 **grant(run.settings, "begin"),
                 "timeout": int(run.settings.lb_timeout),
             }
@@ -102,7 +108,7 @@ class ActionModule(RolloutAction):
                 for lb in run.lbs
             ],
             "outcome": decision.outcome,
-            "take_over": decision.take_over,
+            "take_over": list(decision.take_over),
             "reason": decision.reason,
             "on_failure": decision.on_failure,
             "who": self._who(task_vars),

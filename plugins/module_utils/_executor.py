@@ -376,7 +376,7 @@ def _tell_lb(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any]:
         "on_drain_timeout": settings.on_drain_timeout if waits else "continue",
         "health_timeout": settings.health_timeout,
         "allow_unchecked": settings.allow_unchecked,
-        "capacity": _tell_capacity(run, lb, step),
+        "capacity": _tell_capacity(run, lb, index),
         **grant(settings, step.kind),
         **proof,
         "timeout": int(shifting + proof.get("settle_timeout", 0) + _deadline(proof) + settings.lb_timeout),
@@ -390,15 +390,22 @@ def grant(settings: Settings, kind: str) -> dict[str, t.Any]:
     return {"lease": seconds, "guard": settings.guard}
 
 
-def _tell_capacity(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any] | None:
+def meant_to_carry(lb: LoadBalancer, backend: str, before: t.Mapping[str, ServerState]) -> set[str]:
+    """The servers of a backend that are its capacity: those that carried as it was found, or do ``before`` a step."""
+    brought_in = {name for name, state in before.items() if state["state"] == "ready" and state["weight"] != 0}
+    return {name for name, server in lb.found[backend].items() if carries(server) or name in brought_in}
+
+
+def _tell_capacity(run: Run, lb: LoadBalancer, index: int) -> dict[str, t.Any] | None:
     """What must be left when servers are taken out or loaded. Restoring traffic is never refused for that."""
-    if step.kind not in ("drain", "deploy", "traffic"):
+    if run.plan.steps[index].kind not in ("drain", "deploy", "traffic"):
         return None
+    before = expected_at(run, lb, index - 1)
     return {
         "min_percent": run.settings.min_capacity,
         "headroom_percent": run.settings.headroom,
         "base": {
-            backend: {name: server["base"] for name, server in servers.items() if carries(server)}
+            backend: {name: servers[name]["base"] for name in sorted(meant_to_carry(lb, backend, before[backend]))}
             for backend, servers in lb.found.items()
         },
     }

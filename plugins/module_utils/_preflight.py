@@ -20,6 +20,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LoadBalancer,
     Run,
     Settings,
+    meant_to_carry,
     shifts,
     walk,
 )
@@ -318,11 +319,12 @@ class Decision:
     words: tuple[str, ...]  # told before it starts
     warnings: tuple[str, ...]
     begin: t.Mapping[str, t.Any]  # for the journal, without what differs per load balancer
-    take_over: str | None = None
+    take_over: tuple[str, ...] = ()  # rollouts whose locks may be taken
     reason: str = ""  # why it may be taken over although its lease may still run
     recovery: Recovery | None = None
     on_failure: str = "rollback"
     outcome: str = "promoted"  # when all went well
+    untouched: tuple[str, ...] = ()  # load balancers that the rollout to recover never began on: what is there is safe
 
 
 def check_readings(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]], rollout_id: str) -> None:
@@ -341,6 +343,12 @@ def check_readings(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.An
         for backend, record in answer["records"].items():
             if record["problem"]:
                 raise Refused(f"{lb.name}: the record of backend {backend} cannot be used: {record['problem']}")
+
+
+def planned_on(answer: t.Mapping[str, t.Any]) -> dict[str, dict[str, t.Any]]:
+    """The last rollout on each backend, as a load balancer told it before anything was planned."""
+    last = {backend: record.get("rollout") or {} for backend, record in (answer.get("records") or {}).items()}
+    return {backend: {key: one[key] for key in ("rollout_id", "ended") if key in one} for backend, one in last.items()}
 
 
 def held_by(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, list[str]]:
@@ -549,7 +557,7 @@ def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
                 continue
             for backend, told in shifts(run, lb, step).items():
                 servers = _as_if(answers[lb.name], backend, lb, before[backend], run)
-                meant = {name for name, server in lb.found[backend].items() if carries(server)}
+                meant = meant_to_carry(lb, backend, before[backend])
                 meant.update(each["name"] for each in told)
                 problem = _capacity.changing(
                     {name: server for name, server in servers.items() if name in meant},
@@ -648,24 +656,46 @@ def _decide_rollback(
     recovery = _with_given(recovery, targets)
     present = {lb.name: answers[lb.name] for lb in targets.lbs if lb.name in usable and "backends" in usable[lb.name]}
     _match(recovery, targets, present)
+    # A controller may have died before it began everywhere.
+    untouched = tuple(
+        name
+        for name, answer in present.items()
+        if name not in recovery.found and not any(record.get("lock") for record in answer["records"].values())
+    )
+    now = {name: _fleet.found(present[name], targets.backends) for name in untouched}
     lbs = tuple(
-        LoadBalancer(lb.name, lb.provider, lb.socket, lb.state_dir, recovery.found.get(lb.name) or recovery.any_found)
+        LoadBalancer(
+            lb.name,
+            lb.provider,
+            lb.socket,
+            lb.state_dir,
+            recovery.found.get(lb.name) or now.get(lb.name) or recovery.any_found,
+        )
         for lb in targets.lbs
     )
     run = recovery.run(rollout_id, lbs, targets.settings, present, addresses_of(targets, recovery.plan.members))
     _refuse_other_deploy(recovery, run, targets)
-    begin = {**_begin(run, recovery.carried), "of": recovery.rollout_id, "deployed": recovery.deployed}
+    of = {"of": recovery.rollout_id, "after": list(recovery.holders)}
+    begin = {**_begin(run, recovery.carried), **of, "deployed": recovery.deployed}
     if recovery.goes_forward:
         if not run.plan.steps:
             return Decision("unchanged", None, (f"rollout {recovery.rollout_id} changed nothing to take back",), (), {})
         lbs_now = _with_found(targets, answers)
         run = replace(run, lbs=lbs_now)
         _check_capacity(run, answers)
-        begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), "of": recovery.rollout_id}
-        holder = recovery.rollout_id if recovery.locked else None
-        return Decision("run", run, (recovery.words,), (), begin, holder, reason, recovery, "hold", "rolled_back")
+        begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), **of}
+        holders = recovery.holders if recovery.locked else ()
+        return Decision("run", run, (recovery.words,), (), begin, holders, reason, recovery, "hold", "rolled_back")
     return Decision(
-        "recover", run, (recovery.words,), (), begin, take_over=recovery.rollout_id, reason=reason, recovery=recovery
+        "recover",
+        run,
+        (recovery.words,),
+        (),
+        begin,
+        take_over=recovery.holders,
+        reason=reason,
+        recovery=recovery,
+        untouched=untouched,
     )
 
 
@@ -680,7 +710,7 @@ def _reason_to_take_over(recovery: Recovery, answers: t.Mapping[str, t.Mapping[s
         for lb, answer in answers.items()
         for record in answer["records"].values()
         for lease in [record.get("lease")]
-        if lease and lease["rollout_id"] == recovery.rollout_id and not (record.get("lock") or {}).get("abandoned")
+        if lease and lease["rollout_id"] in recovery.holders and not (record.get("lock") or {}).get("abandoned")
     }
     if any(seconds > 0 for seconds in left.values()):
         lb = max(left, key=lambda name: left[name])

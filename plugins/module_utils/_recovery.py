@@ -51,6 +51,7 @@ class Recovery:
     deploy_key: str
     deployed: tuple[tuple[str, ...], ...]
     found: t.Mapping[str, Found]  # per load balancer that has the record
+    after: tuple[str, ...] = ()  # the rollouts that it took over itself, on some load balancer maybe not to the end
 
     @property
     def ended(self) -> bool:
@@ -78,6 +79,11 @@ class Recovery:
     def goes_forward(self) -> bool:
         """Whether the way back is a rollout with a rescue of its own: what carries now is good, or all there is."""
         return self.ended or self.moves_traffic
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Whose locks may be taken to take it back: a controller that died while it took over left both kinds."""
+        return (self.rollout_id, *self.after)
 
     @property
     def words(self) -> str:
@@ -223,6 +229,7 @@ def _recovery(rollout_id: str, own: t.Sequence[tuple[str, t.Mapping[str, t.Any]]
             deploy_key=str(begin["deploy_key"]),
             deployed=deployed,
             found={lb: _found(each["found"]) for lb, each in begins.items()},
+            after=tuple(str(name) for name in begin.get("after") or ()),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise PlanError(f"The record of rollout {rollout_id} cannot be read: {type(exc).__name__} {exc}.") from exc
@@ -237,6 +244,11 @@ def _deployed(
     """
     if undoing:
         earlier = [tuple(str(key) for key in group) for group in begin.get("deployed") or ()]
+        for record in records:  # what was begun after the way back was planned, and before it took over
+            for group in (record["begin"].get("took_over") or {}).get("deployed") or ():
+                known = {key for each in earlier for key in each}
+                more = tuple(str(key) for key in group if str(key) not in known)
+                earlier += [more] if more else []
         # They were undone from the last to the first; they still are.
         return tuple(earlier or [step.members for step in reversed(plan.steps) if step.kind == "deploy"])
     begun = {

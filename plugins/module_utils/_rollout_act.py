@@ -57,7 +57,7 @@ class Act:
     record: Payload = field(default_factory=dict)
     results: t.Sequence[Payload] = ()  # of earlier acts, to be written down first
     event: str = "note"
-    take_over: str | None = None
+    take_over: t.Sequence[str] = ()
     who: Payload = field(default_factory=dict)
     safe: t.Mapping[str, Payload] = field(default_factory=dict)
     releases: t.Mapping[str, fence.Releases] = field(default_factory=dict)
@@ -69,6 +69,9 @@ class Act:
     lease: float | None = None  # seconds from now on; None grants none
     reach: Payload = field(default_factory=dict)  # how the guard reaches the load balancer
     reason: str = ""  # why a rollout that is at work is taken over
+    planned_on: t.Mapping[str, Payload] = field(
+        default_factory=dict
+    )  # by backend, the last rollout that was read: {rollout_id, ended}
     abandoned: bool = False  # the guard's own act
 
 
@@ -188,6 +191,7 @@ def _begin(act: Act, driver: Driver, watchdog: Watchdog | None) -> Done:
         previous = {records.backend: _admitted(act, driver, records) for records in found}
         leases = {records.backend: records.lease() for records in found}
         for records in found:
+            _refuse_outdated(act, records)
             _refuse_theft(act, records, previous[records.backend], leases[records.backend])
         _keep(act, found, done)
         taken: list[Records] = []
@@ -217,7 +221,7 @@ def _admitted(act: Act, driver: Driver, records: Records) -> Holder | None:
     """Who holds the backend now. Raises StateError unless that is nobody, this rollout, or the one that is taken over."""
     holder = records.holder()
     for found in (holder, held_by(driver.lock_name(records.backend), records.backend)):
-        if found and found.rollout_id not in (act.rollout_id, act.take_over):
+        if found and found.rollout_id not in (act.rollout_id, *act.take_over):
             raise _refused(found, records.backend)
     return holder
 
@@ -234,6 +238,24 @@ def _refuse_theft(act: Act, records: Records, holder: Holder | None, lease: Leas
         )
 
 
+class Outdated(StateError):
+    """What was planned was planned on what is not true any more."""
+
+
+def _refuse_outdated(act: Act, records: Records) -> None:
+    """Between reading and beginning another rollout may have come and gone, or the one to be taken over have ended."""
+    if records.backend not in act.planned_on:
+        return
+    planned, last = act.planned_on[records.backend] or {}, records.rollout() or {}
+    known = [(one.get("rollout_id"), bool(one.get("ended"))) for one in (planned, last)]
+    if known[0] != known[1] and last.get("rollout_id") != act.rollout_id:
+        what = f"ended as {last['outcome']}" if last["ended"] else "began"
+        raise Outdated(
+            f"rollout {last['rollout_id']} {what} on backend {records.backend} after this was planned; run it again. "
+            "Nothing was changed."
+        )
+
+
 def _refused(holder: Holder, backend: str) -> StateError:
     return StateError(
         f"{holder.words()} holds backend {backend} on this load balancer. Wait for its end, or take it over. Nothing was changed."
@@ -241,19 +263,28 @@ def _refused(holder: Holder, backend: str) -> StateError:
 
 
 def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, done: Done) -> None:
-    if previous and previous.rollout_id == act.rollout_id and act.take_over is None:
+    if previous and previous.rollout_id == act.rollout_id and not act.take_over:
         point(driver.lock_name(records.backend), act.state_dir, records.backend)
         return
     holder = Holder(act.rollout_id, fence.now(), act.who)
     record = {**act.record, "who": dict(act.who)}
     if previous:
-        record["took_over"] = {**previous.as_dict(), "reason": act.reason}
+        took = {**previous.as_dict(), "reason": act.reason, "deployed": _deploys(records, previous.rollout_id)}
+        record["took_over"] = took
     records.forget_old_rollouts()
     records.write("begin", act.rollout_id, record)
     point(driver.lock_name(records.backend), act.state_dir, records.backend)
     records.take(holder, driver.lock_name(records.backend))
     done.changed = True
     done.lines.append(_lock_lines(records.backend, previous, holder))
+
+
+def _deploys(records: Records, rollout_id: str) -> list[t.Any]:
+    """The members of each deploy that a rollout announced: more, maybe, than whoever takes it over has read before."""
+    last = records.rollout()
+    events = last["events"] if last and last["rollout_id"] == rollout_id else []
+    forward = [one for one in events if one["event"] == "intent" and one.get("mode") != "undo"]
+    return [one["members"] for one in forward if one.get("kind") == "deploy" and one.get("members")]
 
 
 def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | None, lease: Lease | None) -> None:
@@ -443,9 +474,9 @@ def _foresee_begin(act: Act, driver: Driver, backend: str, done: Done) -> None:
     with fence.looked_at(act.state_dir, backend) as records:
         previous = _admitted(act, driver, records) if records else None
     elsewhere = held_by(driver.lock_name(backend), backend)
-    if elsewhere and elsewhere.rollout_id not in (act.rollout_id, act.take_over):
+    if elsewhere and elsewhere.rollout_id not in (act.rollout_id, *act.take_over):
         raise _refused(elsewhere, backend)
-    if not (previous and previous.rollout_id == act.rollout_id and act.take_over is None):
+    if not (previous and previous.rollout_id == act.rollout_id and not act.take_over):
         done.changed = True
         done.lines.append(_lock_lines(backend, previous, Holder(act.rollout_id, "", {})))
 

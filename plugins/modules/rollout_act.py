@@ -90,8 +90,10 @@ options:
     default: note
   take_over:
     description:
-      - With O(act=begin), the id of the rollout whose lock may be taken.
-    type: str
+      - With O(act=begin), the ids of the rollouts whose lock may be taken.
+    type: list
+    elements: str
+    default: []
   who:
     description:
       - With O(act=begin), who begins, such as user, host and job. Shown to whoever finds the backend locked.
@@ -188,6 +190,12 @@ options:
       - With O(act=begin) and O(take_over), why a rollout is taken over whose lease has not expired. Without one that is refused.
     type: str
     default: ""
+  planned_on:
+    description:
+      - With O(act=begin), the last rollout that was read before this one was planned, by backend, as C(rollout_id) and C(ended); an empty dictionary where
+        there was none. The call is refused when that is not true any more. Backends that are not named are not asked about.
+    type: dict
+    default: {}
 notes:
   - A shift that fails for one backend puts that one back as it was. Backends that were changed before it in the same call stay as asked, and the
     message names them.
@@ -238,6 +246,10 @@ RETURN = r"""
 changed:
   description: Whether servers, the lock, O(safe) or O(releases) were changed, or would be in check mode.
   returned: always
+  type: bool
+outdated:
+  description: Whether the call was refused because of O(planned_on).
+  returned: failure
   type: bool
 abandoned:
   description: Why the rollout may act no more, as the guard has written it; empty when the call failed for another reason.
@@ -295,7 +307,14 @@ from ansible_collections.steady.rollout.plugins.module_utils._fence import Lost
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import KINDS, Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
-from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import ACTS, NOTED, Act, perform, result
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import (
+    ACTS,
+    NOTED,
+    Act,
+    Outdated,
+    perform,
+    result,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import (
     COMMON_OPTIONS,
     DRIVERS,
@@ -316,7 +335,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "settle": {"type": "list", "elements": "list", "default": []},
     "settle_timeout": {"type": "float", "default": 30.0},
     "event": {"type": "str", "choices": list(NOTED), "default": "note"},
-    "take_over": {"type": "str"},
+    "take_over": {"type": "list", "elements": "str", "default": []},
     "who": {"type": "dict", "default": {}},
     "safe": {"type": "dict", "default": {}},
     "releases": {"type": "dict", "default": {}},
@@ -335,6 +354,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "lease": {"type": "float"},
     "guard": {"type": "str", "choices": list(KINDS), "default": "auto"},
     "reason": {"type": "str", "default": ""},
+    "planned_on": {"type": "dict", "default": {}},
 }
 # What the guard needs to reach the load balancer, and to restore.
 REACH = ("provider", *SOCKET_OPTIONS, "health_timeout", "state_file")
@@ -351,7 +371,7 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
         record=params["record"],
         results=params["results"],
         event=params["event"],
-        take_over=params["take_over"] or None,
+        take_over=tuple(params["take_over"]),
         who=params["who"],
         safe=read_safe(params["safe"]),
         releases=read_tables("releases", params["releases"]),
@@ -363,6 +383,7 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
         lease=None if params["guard"] == "off" else params["lease"],
         reach={name: params[name] for name in REACH},
         reason=params["reason"],
+        planned_on=params["planned_on"],
     )
 
 
@@ -376,7 +397,8 @@ def main() -> None:
         done = perform(act(params, module.check_mode), driver, service)
         proof = _prove(params, driver) if not module.check_mode else {}
     except (HaproxyError, StateError) as exc:
-        module.fail_json(msg=str(exc), abandoned=exc.abandoned if isinstance(exc, Lost) else "")
+        abandoned = exc.abandoned if isinstance(exc, Lost) else ""
+        module.fail_json(msg=str(exc), abandoned=abandoned, outdated=isinstance(exc, Outdated))
     for warning in done.warnings:
         module.warn(warning)
     for changed in done.backends.values():

@@ -110,6 +110,6 @@ def test_after_a_reboot_the_guard_returns_the_traffic(balancer: Balancer) -> Non
     poll(lambda: balancer.states() == BACK, "the traffic is back to what was safe", 90)
     journal = balancer.host.read("/var/lib/steady-rollout/shop/journal.jsonl")
     assert '"by":"guard"' in journal
-    balancer.act("begin", "r2", take_over="r1")
+    balancer.act("begin", "r2", take_over=["r1"])
     balancer.act("end", "r2", outcome="rolled_back")
     assert UNIT not in balancer.host.run("ls", "/etc/systemd/system").stdout

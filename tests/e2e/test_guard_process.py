@@ -110,7 +110,7 @@ def test_after_that_nobody_else_begins_and_a_rollback_takes_over(rollout: Contro
     with pytest.raises(StateError, match="r1"):
         Controller(rollout.lab, "r2")("begin", safe={"shop": BLUE})
     back = Controller(rollout.lab, "r3")
-    back("begin", take_over="r1", lease=LEASE)
+    back("begin", take_over=["r1"], lease=LEASE)
     back("restore", lease=LEASE)
     back("end", outcome="rolled_back")
     assert back.records()["lock"] is None
@@ -119,9 +119,9 @@ def test_after_that_nobody_else_begins_and_a_rollback_takes_over(rollout: Contro
 
 def test_a_rollout_at_work_is_not_taken_over_without_a_reason(rollout: Controller) -> None:
     with pytest.raises(StateError, match=r"seems to be at work: the lease of its last act runs for another \d s"):
-        Controller(rollout.lab, "r2")("begin", take_over="r1")
+        Controller(rollout.lab, "r2")("begin", take_over=["r1"])
     back = Controller(rollout.lab, "r3")
-    back("begin", take_over="r1", reason="its controller is gone")
+    back("begin", take_over=["r1"], reason="its controller is gone")
     assert back.records()["rollout"]["begin"]["took_over"]["reason"] == "its controller is gone"
 
 

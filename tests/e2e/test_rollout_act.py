@@ -188,12 +188,12 @@ def test_a_lock_that_cannot_be_written_gives_the_others_back(start: t.Callable[.
 
 def test_a_take_over_must_name_the_rollout_that_holds_the_backend(rollout: Controller) -> None:
     with pytest.raises(StateError, match=r"rollout r1 .* holds backend shop"):
-        Controller(rollout.lab, "r2")("begin", take_over="r0")
+        Controller(rollout.lab, "r2")("begin", take_over=["r0"])
 
 
 def test_a_take_over_is_written_down(rollout: Controller) -> None:
     second = Controller(rollout.lab, "r2")
-    second("begin", take_over="r1", who={"user": "bob"})
+    second("begin", take_over=["r1"], who={"user": "bob"})
     found = second.records()
     assert (found["lock"]["rollout_id"], found["lock"]["who"]) == ("r2", {"user": "bob"})
     assert found["rollout"]["begin"]["took_over"]["rollout_id"] == "r1"
@@ -236,7 +236,7 @@ def test_a_shift_is_made_and_written_down(rollout: Controller) -> None:
 
 @pytest.mark.parametrize("act", ["note", "shift", "restore", "end"])
 def test_a_rollout_that_lost_its_lock_changes_nothing(rollout: Controller, act: str) -> None:
-    Controller(rollout.lab, "r2")("begin", take_over="r1", who={"user": "bob"})
+    Controller(rollout.lab, "r2")("begin", take_over=["r1"], who={"user": "bob"})
     servers, files = rollout.lab.raw(), rollout.files()
     said = r"rollout r1 no longer holds backend shop on this load balancer: r2 does \(user bob, since .*\)\. Nothing"
     with pytest.raises(StateError, match=said):
@@ -255,7 +255,7 @@ def test_a_fenced_call_of_haproxy_backend_is_let_through(rollout: Controller) ->
 
 
 def test_a_stale_fence_is_refused_and_nothing_changes(rollout: Controller) -> None:
-    Controller(rollout.lab, "r2")("begin", take_over="r1")
+    Controller(rollout.lab, "r2")("begin", take_over=["r1"])
     before = rollout.lab.raw()
     with pytest.raises(StateError, match="rollout r1 no longer holds backend shop"):
         by_hand(rollout.lab, fence=fence(rollout))
@@ -307,11 +307,11 @@ def test_the_lock_does_not_change_hands_during_a_shift(rollout: Controller) -> N
     thread.start()
     poll(lambda: ("intent", "shift") in rollout.events(), "the shift has begun")
     with pytest.raises(StateError, match=r"fence of backend shop is not to be had: another call holds it, process"):
-        Controller(lab, "r2")("begin", take_over="r1", patience=0.2)
+        Controller(lab, "r2")("begin", take_over=["r1"], patience=0.2)
     lab.apps[2].healthy = True
     thread.join(20)
     assert lab.raw()["web3"] == (10, READY)
-    Controller(lab, "r2")("begin", take_over="r1")
+    Controller(lab, "r2")("begin", take_over=["r1"])
 
 
 # Writing down
@@ -410,7 +410,7 @@ def test_a_killed_shift_leaves_an_intent_and_no_fence(rollout: Controller) -> No
     found = rollout.records()["rollout"]
     assert (found["step"], rollout.events()) == (4, [("intent", "shift")])
     second = Controller(lab, "r2")
-    second("begin", take_over="r1")
+    second("begin", take_over=["r1"])
     assert second("restore")["out"] == {}
     assert lab.raw() == {"web1": (10, READY), "web2": (10, READY), "web3": (10, DRAIN)}
 

@@ -556,7 +556,7 @@ def test_a_rollout_that_did_not_end_is_taken_back_with_those_load_balancers_that
     answers = made.answers()
     answers["lb2"] = {"unreachable": True, "msg": "no route"}
     decision = back(OWN, answers)
-    assert (decision.kind, decision.take_over, len(decision.run.lbs)) == ("recover", "r1", 2)
+    assert (decision.kind, decision.take_over, len(decision.run.lbs)) == ("recover", ("r1",), 2)
     assert decision.words == ("rollout r1 of release 2.0.0 did not end; it is taken back",)
 
 

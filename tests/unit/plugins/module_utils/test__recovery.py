@@ -316,7 +316,7 @@ def test_the_rollback_playbook_takes_back_what_another_run_left(own, control, at
     else:
         return
     back = decide(targets(own, action="rollback", **control), world.answers(), "r2", list(own))
-    assert back.take_over == "r1"
+    assert back.take_over == ("r1",)
     world.kill_at = None
     world.take_back(back)
     expect_as_before(first.run, world)
@@ -373,7 +373,7 @@ def test_a_way_back_of_traffic_that_did_not_come_to_its_end_is_gone_again(kill_a
     again = decide(targets(COLOURS, action="rollback", strategy=BAKE), world.answers(), "r3", list(COLOURS))
     words = [step.words() for step in again.run.plan.steps]
     assert words == ["probe blue (web1, web2)", "traffic blue 100 %, green 0 %"]
-    assert (again.kind, again.take_over) == ("run", None if kill_at is None else "r2")
+    assert (again.kind, again.take_over) == ("run", () if kill_at is None else ("r2", "r1"))
     world.begin(again.run, again.begin, again.take_over)
     world.carry_out(again.run)
     world.end(again.run, "rolled_back")
