@@ -403,7 +403,7 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data(), acts=st.integers(1, 12))
     def advance(self, data: st.DataObject, acts: int) -> None:
         controller = data.draw(st.sampled_from(self.controllers))
-        for _ in range(acts):
+        for _act in range(acts):
             if not controller.advance():
                 self.controllers.remove(controller)
                 return
@@ -436,7 +436,7 @@ class Model(RuleBasedStateMachine):
         for lb in self.world.lbs.values():
             with looked_at(lb.state_dir, "shop") as records:
                 assert records is None or records.lease() is None, "a lease is left"
-        for _ in range(3):
+        for _attempt in range(3):
             decision = self.start("rollback")
             assert decision is not None, self.refused
             if decision.kind == "unchanged":
