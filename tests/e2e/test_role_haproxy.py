@@ -21,7 +21,7 @@ from e2e.hosts import Host, image_of
 
 pytestmark = pytest.mark.containers
 
-OLDEST = pytest.param("bullseye", marks=pytest.mark.core)
+OLDEST = pytest.param("bullseye", marks=[pytest.mark.core, pytest.mark.oldest_only])
 NEWEST = "forky"
 PLAY_SECONDS = 240
 CONFIG = "/etc/haproxy/haproxy.cfg"

@@ -226,7 +226,7 @@ def e2e(run: Run) -> None:
 
 def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[environments.Environment, str]]:
     """The environments to run tests in, each with the mark of those tests; the core in between with --all only."""
-    chosen = [(main, "")]
+    chosen = [(main, "" if run.options.long else "not oldest_only")]
     oldest = run.oldest_environment()
     if oldest is not None:
         chosen.append((oldest, "core"))
