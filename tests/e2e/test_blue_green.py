@@ -255,6 +255,7 @@ TWO_BACKENDS = TEMPLATE.replace(
 )
 
 
+@pytest.mark.long
 def test_several_backends_are_swapped_together(start_blue_green: t.Callable[..., Rollouts]) -> None:
     shop = start_blue_green(template=TWO_BACKENDS, variables={"rollout_backend": [BACKEND, "api"]})
     for host in GREEN:

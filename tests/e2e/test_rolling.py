@@ -153,6 +153,7 @@ def test_on_hold_the_hosts_already_done_stay_and_the_bad_one_is_out(start_rollou
     assert "web2" in result.message
 
 
+@pytest.mark.long
 def test_a_release_that_turns_bad_while_its_batch_is_watched_goes_back(rolling: Rollouts) -> None:
     load = rolling.load()
     bad = {"2.0.0": {"behaviour": "errors", "rate": 1.0}}
@@ -166,6 +167,7 @@ def test_a_release_that_turns_bad_while_its_batch_is_watched_goes_back(rolling: 
 # --- The way back
 
 
+@pytest.mark.long
 def test_a_rollback_puts_the_previous_release_back_host_by_host(rolling: Rollouts) -> None:
     rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
     watch = rolling.watch()

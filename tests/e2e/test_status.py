@@ -65,6 +65,7 @@ def test_a_rollout_in_progress_is_told_and_a_server_that_dies_in_it_needs_attent
     assert "web3 of shop should carry traffic and is down" in result.message
 
 
+@pytest.mark.long
 def test_a_promoted_release_is_healthy_until_somebody_takes_a_host_out(rolling: Rollouts) -> None:
     rolling.rolling("2.0.0", rolling_batches=2).expect(0, "promoted")
     result = ask(rolling)

@@ -244,8 +244,7 @@ _WORKERS = ("-n", "2", "--dist", "loadgroup")
 def faults(run: Run) -> None:
     """Rollouts whose controller, workers, load balancers, hosts or disks die in the middle."""
     system.need(["git", "haproxy"])
-    # Each waits for a lease to expire, so that three of them need no more than two processors.
-    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=["-n", "3"])])
+    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
 
 
 def benchmarks(run: Run) -> None:
