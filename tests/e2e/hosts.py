@@ -16,9 +16,10 @@ import functools
 import os
 import pathlib
 import subprocess
-import time
 import types
 import typing as t
+
+from local_fleet.polling import poll
 
 OWNER = "steady-test.owner"
 BUILD = pathlib.Path(__file__).resolve().parents[1] / "images" / "build"
@@ -74,17 +75,17 @@ class Host:
         return [f"--{name}={value}" for name, values in options.items() for value in values]
 
     def _await_systemd(self) -> None:
-        end = time.monotonic() + BOOT_SECONDS
-        state = ""
-        while time.monotonic() < end:
-            state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
-            if state == "running":
-                return
-            if state == "degraded":
-                raise HostError(f"units failed at boot:\n{self.run('systemctl', '--failed').stdout}")
-            time.sleep(POLL_SECONDS)
-        log = docker("logs", self.id)
-        raise HostError(f"systemd is not up after {BOOT_SECONDS} s, its state is {state!r}:\n{log}")
+        def state() -> str:
+            return self.run("systemctl", "is-system-running", check=False).stdout.strip()
+
+        def ended() -> str:
+            return now if (now := state()) in ("running", "degraded") else ""
+
+        def late() -> str:
+            return f"systemd is up, its state is {state()!r}:\n{docker('logs', self.id)}"
+
+        if poll(ended, late, BOOT_SECONDS, HostError, POLL_SECONDS) == "degraded":
+            raise HostError(f"units failed at boot:\n{self.run('systemctl', '--failed').stdout}")
 
     def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command on the host. Raises HostError when it fails, unless not ``check``."""

@@ -18,7 +18,6 @@ import socket as net
 import subprocess
 import tempfile
 import threading
-import time
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import Backend
@@ -30,6 +29,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend im
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Wanted
+
+from local_fleet.polling import poll
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 # HAProxy's versions under test: the system's own, and the oldest and newest that Debian has.
@@ -56,18 +57,6 @@ frontend shop
 """
 STATE_FILE = "server-state-file {dir}/state"
 LOAD_STATE = "load-server-state-from-file global"
-
-
-def poll(condition: t.Callable[[], t.Any], what: str, seconds: float = 15.0) -> t.Any:
-    """Return the first true value of ``condition``; fail after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
 
 
 class App(http.server.ThreadingHTTPServer):

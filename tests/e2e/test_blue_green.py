@@ -10,9 +10,9 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import COLOURS, RELEASE, Rollouts, Seen, rest_green, see
 from local_fleet.layout import BACKEND, LOAD_BALANCERS, TEMPLATE, Options
+from local_fleet.polling import poll
 
 BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 

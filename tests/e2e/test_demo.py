@@ -18,7 +18,7 @@ import uuid
 
 import pytest
 
-from local_fleet.fleet import poll
+from local_fleet.polling import poll
 from local_fleet.supervisor import is_running
 
 pytestmark = pytest.mark.alone

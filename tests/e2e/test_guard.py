@@ -13,9 +13,9 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import Rollouts, Running
 from local_fleet.layout import LOAD_BALANCERS
+from local_fleet.polling import poll
 
 pytestmark = pytest.mark.alone  # a lease is time, and the machine is shared
 

@@ -15,7 +15,7 @@ import typing as t
 import pytest
 
 from e2e.hosts import Host, docker, image_of
-from e2e.lab import poll
+from local_fleet.polling import poll
 
 pytestmark = pytest.mark.containers
 

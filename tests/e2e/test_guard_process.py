@@ -16,9 +16,10 @@ import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 
-from e2e.lab import Lab, poll
+from e2e.lab import Lab
 from e2e.shop import SHOP
 from e2e.test_rollout_act import BLUE, Controller
+from local_fleet.polling import poll
 
 LEASE = 5.0  # the shortest there is
 NOTICED = 5.0  # seconds from its end to the traffic being back, at most
@@ -79,9 +80,7 @@ def alter_lease(controller: Controller, **values: t.Any) -> None:
 def test_an_act_in_time_keeps_the_guard_from_acting(rollout: Controller) -> None:
     before = weights(rollout.lab)
     end = time.monotonic() + 2 * LEASE
-    while time.monotonic() < end:
-        rollout("look", lease=LEASE)
-        time.sleep(0.5)
+    poll(lambda: rollout("look", lease=LEASE) and time.monotonic() > end, "two leases are over", 3 * LEASE)
     assert weights(rollout.lab) == before
     assert not guard_lines(rollout)
 

@@ -16,8 +16,9 @@ from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_bac
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Refused, Wanted
 
-from e2e.lab import Client, Lab, poll
+from e2e.lab import Client, Lab
 from e2e.shop import SHOP, Running
+from local_fleet.polling import poll
 
 TWO = SHOP.replace("    server web3 {host}:8083\n", "")
 COOKIES = "    cookie S insert indirect\n"

@@ -17,8 +17,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import Refused, Wanted
 
 from e2e import lab as haproxy_lab
-from e2e.lab import Lab, poll
+from e2e.lab import Lab
 from e2e.shop import SHOP, Running
+from local_fleet.polling import poll
 
 # What is asked for is what is there
 

@@ -21,10 +21,11 @@ import pytest
 
 from e2e.lab import haproxy_command
 from local_fleet import supervisor
-from local_fleet.fleet import Fleet, poll
+from local_fleet.fleet import Fleet
 from local_fleet.incidents import Incidents
 from local_fleet.layout import LOAD_BALANCERS
 from local_fleet.load import Load, Profile
+from local_fleet.polling import poll
 from local_fleet.supervisor import FleetError
 from local_fleet.tally import Summary, Terms
 

@@ -22,8 +22,9 @@ import pytest
 
 from e2e.lab import haproxy_command
 from local_fleet import claims
-from local_fleet.fleet import Fleet, RunningFleet, poll
+from local_fleet.fleet import Fleet, RunningFleet
 from local_fleet.layout import LOAD_BALANCERS, Options
+from local_fleet.polling import poll
 from local_fleet.supervisor import FleetError, is_running
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -26,8 +26,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.modules import haproxy_backend, rollout_info
 
-from e2e.lab import Lab, poll
+from e2e.lab import Lab
 from e2e.shop import SHOP
+from local_fleet.polling import poll
 
 READY, DRAIN, MAINT = 0, 8, 1
 TWO = SHOP + SHOP.replace("backend shop", "backend api")

@@ -10,8 +10,8 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import Result, Rollouts
+from local_fleet.polling import poll
 
 BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 LONG = 600  # characters: more is no clear sentence

@@ -9,8 +9,8 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import RELEASE, Rollouts
+from local_fleet.polling import poll
 
 PING = {"name": "ping", "ansible.builtin.ping": {}}
 

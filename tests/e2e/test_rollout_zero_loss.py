@@ -12,9 +12,10 @@ import typing as t
 
 import pytest
 
-from e2e.lab import haproxy_command, poll
+from e2e.lab import haproxy_command
 from e2e.rollouts import Rollouts
 from local_fleet.load import Load
+from local_fleet.polling import poll
 from local_fleet.tally import Terms
 
 pytestmark = pytest.mark.alone

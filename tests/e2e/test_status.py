@@ -10,8 +10,8 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import Result, Rollouts
+from local_fleet.polling import poll
 
 PLAY = [{"hosts": "app", "gather_facts": False, "roles": ["steady.rollout.rollout"]}]
 

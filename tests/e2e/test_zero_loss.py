@@ -14,10 +14,11 @@ import typing as t
 
 import pytest
 
-from e2e.lab import haproxy_command, poll
+from e2e.lab import haproxy_command
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
 from local_fleet.load import Load, Profile
+from local_fleet.polling import poll
 
 pytestmark = pytest.mark.alone
 

@@ -17,9 +17,10 @@ import typing as t
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
 from ansible_collections.steady.rollout.plugins.module_utils._journal import parse
 
-from e2e.rollouts import COLOURS, Rollouts, Running, rest_green
+from e2e.rollouts import COLOURS, RUN_SECONDS, Rollouts, Running, rest_green
 from faults.points import Point, Use
 from local_fleet.layout import LOAD_BALANCERS, Options
+from local_fleet.polling import poll
 from local_fleet.supervisor import children, descendants, is_running, send
 
 OLD, NEW, NEXT = "1.0.0", "2.0.0", "3.0.0"
@@ -162,13 +163,14 @@ class Killer:
         """Wait for the point or, without it, for the end of the run."""
         self._running = running
         self._ready.set()
-        path, size = journal(self._shop, self._point.use.host), -1
-        while self.at is None and running.process.poll() is None:
-            if self._point.line is not None and (now := _size(path)) != size:
-                size = now
-                if _lines(path) >= self._point.line:
-                    self._kill()
-            time.sleep(WATCH_SECONDS)
+        path, line = journal(self._shop, self._point.use.host), self._point.line
+
+        def is_over() -> bool:
+            if self.at is None and line is not None and _lines(path) >= line:
+                self._kill()
+            return self.at is not None or running.process.poll() is not None
+
+        poll(is_over, "the point, or the end of the run", RUN_SECONDS, interval=WATCH_SECONDS)
         with self._kills:
             self.late |= self.at is None and guard_acted(self._shop)
 
@@ -187,12 +189,6 @@ class Killer:
             self.at = time.monotonic()
             self.modules = kill_controller(self._running)
             self.late = guard_acted(self._shop)
-
-
-def _size(path: pathlib.Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import typing as t
 
 import pytest
 
-from e2e.lab import poll
 from e2e.rollouts import Rollouts
 from faults.kills import (
     ACT_SECONDS,
@@ -33,6 +32,7 @@ from faults.kills import (
 )
 from faults.points import Point
 from local_fleet.layout import LOAD_BALANCERS
+from local_fleet.polling import poll
 from local_fleet.tally import Summary, Terms
 
 Tell = t.Callable[[str, object], None]
@@ -89,11 +89,11 @@ def safe_after(shop: Rollouts, strategy: Strategy, killed: float) -> tuple[float
     lease = lease_in_force(shop)
     limit = lease + LATER
     began = time.monotonic()
-    reasons = [""]
-    while reasons and time.monotonic() < began + limit:
-        reasons = [f"{name}: {why}" for name in LOAD_BALANCERS if (why := unsafe(shop, strategy, name))]
-        time.sleep(0.05)
-    assert not reasons, (f"not safe {limit:g} s after the last act", reasons, shop.states())
+
+    def reasons() -> list[str]:
+        return [f"{name}: {why}" for name in LOAD_BALANCERS if (why := unsafe(shop, strategy, name))]
+
+    poll(lambda: not reasons(), lambda: f"traffic is safe: {reasons()}, {shop.states()}", limit)
     return time.monotonic() - killed, began + limit - killed
 
 

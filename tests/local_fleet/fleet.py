@@ -18,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import typing as t
 
 import yaml
@@ -26,6 +25,7 @@ import yaml
 from local_fleet import app, claims, supervisor
 from local_fleet.incidents import Crash, Incidents, find_crashes, find_killed
 from local_fleet.layout import BACKEND, LOAD_BALANCERS, NO_STATE, Layout, Options, parse_version
+from local_fleet.polling import poll
 from local_fleet.supervisor import FleetError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -37,21 +37,8 @@ DRAIN_SECONDS = 30.0
 END_SECONDS = 40.0  # a container takes its time to go
 VERSION_SECONDS = 60.0
 ANSWER_SECONDS = 60.0
-POLL_SECONDS = 0.01
 
 T = t.TypeVar("T")
-
-
-def poll(condition: t.Callable[[], T], what: str, seconds: float) -> T:
-    """The first true value of `condition`. Raises FleetError naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise FleetError(f"not within {seconds:g} s: {what}.")
-        time.sleep(POLL_SECONDS)
 
 
 class RunningFleet:
@@ -168,7 +155,7 @@ class RunningFleet:
         Raises FleetError when it does not come up; it stays drained then.
         """
         self.set_state(host, "drain")
-        poll(lambda: self._is_idle(host), f"{host} is drained", DRAIN_SECONDS)
+        poll(lambda: self._is_idle(host), f"{host} is drained", DRAIN_SECONDS, FleetError)
         self.deploy(host, release, behaviour, **values)
         self.wait_status("DRAIN", host)  # a drained host that is down shows DOWN
         self.set_state(host, "ready")
@@ -249,7 +236,7 @@ class RunningFleet:
             seen = [self.servers(name) for name in LOAD_BALANCERS]
             return all(rows[host]["status"] in statuses for rows in seen for host in hosts)
 
-        poll(reached, f"the load balancers see {', '.join(hosts)} {' or '.join(statuses)}", UP_SECONDS)
+        poll(reached, f"the load balancers see {', '.join(hosts)} {' or '.join(statuses)}", UP_SECONDS, FleetError)
 
     def save_state(self, load_balancer: str) -> None:
         """Dump the runtime state to the file that the next reload reads."""
@@ -266,7 +253,7 @@ class RunningFleet:
             return False
 
         try:
-            poll(reloaded, f"{load_balancer} has a new worker", RELOAD_SECONDS)
+            poll(reloaded, f"{load_balancer} has a new worker", RELOAD_SECONDS, FleetError)
         except FleetError as error:
             raise FleetError(f"{error} It said: {self.log(load_balancer)[-1000:]}") from error
 
@@ -302,7 +289,7 @@ class RunningFleet:
     def end(self) -> None:
         """Stop everything and wait until it is gone."""
         self._order({"op": "shutdown"})
-        poll(lambda: not os.path.exists(self.directory), f"{self.directory} is removed", END_SECONDS)
+        poll(lambda: not os.path.exists(self.directory), f"{self.directory} is removed", END_SECONDS, FleetError)
 
 
 class Fleet(RunningFleet):
@@ -376,7 +363,7 @@ class Fleet(RunningFleet):
             except BaseException:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 raise
-        poll(self._supervisor_answers, "the fleet's supervisor answers", UP_SECONDS)
+        poll(self._supervisor_answers, "the fleet's supervisor answers", UP_SECONDS, FleetError)
         self._start_hosts()
 
     def _claim(self) -> tuple[int, socket.socket]:

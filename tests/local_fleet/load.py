@@ -33,8 +33,8 @@ import zlib
 
 import h11
 
-from local_fleet.fleet import poll
 from local_fleet.incidents import Incidents
+from local_fleet.polling import poll
 from local_fleet.supervisor import FleetError
 from local_fleet.tally import Record, Summary, Terms, summarise
 
@@ -520,7 +520,7 @@ class Load:
             env={**os.environ, "PYTHONPATH": path},
         )
         try:
-            poll(self._has_begun, "the load has its first answers", FIRST_SECONDS)
+            poll(self._has_begun, "the load has its first answers", FIRST_SECONDS, FleetError)
         except BaseException:
             self._process.kill()
             self._reap()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from local_fleet.polling import poll
 from runner import cli, processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,12 +98,11 @@ print(processes.stop_orphans(keep=()))
 
 def ended(pid: int) -> bool:
     """Whether a process is gone or a zombie, within five seconds."""
-    end = time.monotonic() + 5
-    while time.monotonic() < end:
+
+    def now() -> bool:
         try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
-                return True
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
         except OSError:
             return True
-        time.sleep(0.02)
-    return False
+
+    return poll(now, f"process {pid} has ended", 5)

@@ -104,7 +104,8 @@ matcher = _probe_match.Matcher()
 search = re.compile({ENDLESS[1][0]!r}), {ENDLESS[1][1]!r}, 1.0
 matcher.search(re.compile("a"), "a", 10.0)
 threading.Thread(target=matcher.search, args=search, daemon=True).start()
-time.sleep(0.3)
+while matcher._idle.qsize() == _probe_match.SHARED:
+    pass
 os._exit(0)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -15,6 +15,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._probe import Rules
 from ansible_collections.steady.rollout.plugins.module_utils._probe_expect import Expectation, ProbeError
 from ansible_collections.steady.rollout.plugins.module_utils._probe_run import run
 
+from local_fleet.polling import poll
+
 OK = Try(status=200, latency_ms=1.0)
 BAD = Try(reason="answered 503 instead of 200", status=503, latency_ms=1.0)
 # Far more than a loaded machine needs for what takes no time.
@@ -204,7 +206,4 @@ def limit_threads(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 def test_threads_end_with_the_run() -> None:
     before = threading.active_count()
     run(named(*map(str, range(30))), rules(), always(OK))
-    ended_by = time.monotonic() + SOON
-    while threading.active_count() > before:
-        assert time.monotonic() < ended_by
-        time.sleep(0.01)
+    poll(lambda: threading.active_count() <= before, "the threads have ended", SOON)
