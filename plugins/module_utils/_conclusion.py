@@ -33,7 +33,7 @@ def lb_problems(told: t.Mapping[str, t.Any], acts: Results) -> tuple[list[str], 
 def proved(answer: t.Mapping[str, t.Any]) -> t.Mapping[str, t.Any]:
     """What rollout_act returned; as a failure where it was asked for a proof that servers are good, and has none."""
     asked = any(answer["item"].get(option) for option in ("probe", "settle"))
-    proof = answer.get("proof") or {"ok": not asked, "msg": "did not probe"}
+    proof = answer.get("proof") or {"ok": not asked, "msg": "its call returned without the probe that was asked for"}
     if bad(answer) or proof.get("ok"):
         return answer
     return {**answer, "failed": True, "msg": proof.get("msg"), "targets": proof.get("targets") or ()}

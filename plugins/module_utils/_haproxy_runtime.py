@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import (
@@ -28,6 +29,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
 
 # How often a reload in the middle of a call is answered by doing it again on the new process.
 RELOADS_FOLLOWED = 3
+Read = t.TypeVar("Read")
 # What a worker that was replaced answers to every change.
 REPLACED = "Proxy is disabled."
 
@@ -128,32 +130,33 @@ def refuse_replaced(process: Process) -> None:
 
 def read_backend(address: Address, backend: str, timeout: float) -> tuple[Process, Backend]:
     """One reading, for haproxy_backend_info and everybody else who only looks."""
-    for _reload in range(RELOADS_FOLLOWED):
-        try:
-            return _read_once(address, backend, timeout)
-        except (Reloaded, ConnectionLost):
-            continue
-    return _read_once(address, backend, timeout)
 
-
-def _read_once(address: Address, backend: str, timeout: float) -> tuple[Process, Backend]:
-    with AdminSocket(address, timeout) as connection:
+    def read(connection: AdminSocket) -> tuple[Process, Backend]:
         return Runtime(connection, backend).read()
+
+    return _followed(address, timeout, read)
 
 
 def read_backends(address: Address, names: t.Sequence[str], timeout: float) -> tuple[Process, str, dict[str, Backend]]:
     """One reading of several backends over one connection; the socket's level comes with it."""
-    for _reload in range(RELOADS_FOLLOWED):
-        try:
-            return _read_several(address, names, timeout)
-        except (Reloaded, ConnectionLost):
-            continue
-    return _read_several(address, names, timeout)
 
-
-def _read_several(address: Address, names: t.Sequence[str], timeout: float) -> tuple[Process, str, dict[str, Backend]]:
-    with AdminSocket(address, timeout) as connection:
+    def read(connection: AdminSocket) -> tuple[Process, str, dict[str, Backend]]:
         (level,) = connection.run(["show cli level"])
         readings = {name: Runtime(connection, name).read() for name in names}
-    process = list(readings.values())[-1][0]
-    return process, level.strip(), {name: backend for name, (_process, backend) in readings.items()}
+        process = list(readings.values())[-1][0]
+        return process, level.strip(), {name: backend for name, (_process, backend) in readings.items()}
+
+    return _followed(address, timeout, read)
+
+
+def _followed(address: Address, timeout: float, read: t.Callable[[AdminSocket], Read]) -> Read:
+    """What ``read`` reads from one process, asked again over a new connection when a reload came in between."""
+    for _reload in range(RELOADS_FOLLOWED):
+        with contextlib.suppress(Reloaded, ConnectionLost):
+            return _once(address, timeout, read)
+    return _once(address, timeout, read)
+
+
+def _once(address: Address, timeout: float, read: t.Callable[[AdminSocket], Read]) -> Read:
+    with AdminSocket(address, timeout) as connection:
+        return read(connection)

@@ -84,7 +84,7 @@ def test_the_same_failure_is_told_once_with_all_load_balancers():
 def test_a_proof_that_was_asked_for_and_is_missing_is_a_problem(option):
     good = {"proof": probed(web1=None)}
     found = [{**answer, "item": {**answer["item"], option: ["web1"]}} for answer in answers(good, {})]
-    assert lb_problems(told(), found) == (["lb2: did not probe"], ["lb2"])
+    assert lb_problems(told(), found) == (["lb2: its call returned without the probe that was asked for"], ["lb2"])
 
 
 def test_what_a_load_balancer_does_not_see_healthy_is_a_problem():
