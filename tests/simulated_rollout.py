@@ -48,6 +48,7 @@ CONTROL: dict[str, t.Any] = {
     "probe": {"path": "/health"},
     "drain_timeout": 30,
     "on_drain_timeout": "fail",
+    "on_restart": "reassert",
     "health_timeout": 30,
     "healthy_deadline": "5m",
     "allow_unchecked": False,
@@ -73,6 +74,7 @@ def settings(**changes: t.Any) -> Settings:
     known: dict[str, t.Any] = {
         "drain_timeout": 30.0,
         "on_drain_timeout": "fail",
+        "on_restart": "reassert",
         "health_timeout": 30.0,
         "healthy_deadline": 300.0,
         "progress_deadline": 0.0,
@@ -275,6 +277,7 @@ class SimulatedLb:
 
     def _restore(self, rollout_id: str, asked: t.Mapping[str, t.Any]) -> None:
         for backend in asked["backends"]:
+            self._write(backend, "intent", rollout_id, {**asked.get("record", {}), "act": "restore"})
             safe = self.safe[backend]
             for name, told in safe.items():
                 if told["state"] == "ready":
@@ -341,7 +344,7 @@ class World:
         self.concluded = result_of(run, told, "")
 
     def carry_out(self, run: Run) -> None:
-        for index in range(len(run.plan.steps)):
+        for index in range(run.first, len(run.plan.steps)):
             self.take(run, index)
 
     def end(self, run: Run, outcome: str) -> None:

@@ -18,7 +18,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     end_state,
     grant,
     how_to_reach,
-    safe_at,
     shifts,
     turns,
 )
@@ -63,10 +62,7 @@ class ActionModule(RolloutAction):
             {
                 **how_to_reach(lb),
                 "record": {**decision.begin, "found": lb.found},
-                # What a rollout that is taken back has recorded as safe stays so.
-                "safe": None
-                if decision.kind == "recover" and lb.name not in decision.untouched
-                else safe_at(run, lb, -1),
+                "safe": decision.safe_to_begin(lb),
                 "planned_on": _preflight.planned_on(answers.get(lb.name) or {}),
                 **grant(run.settings, "begin"),
                 "timeout": int(run.settings.lb_timeout),
@@ -79,12 +75,14 @@ class ActionModule(RolloutAction):
             "run": run.as_dict(),
             "steps": turns(run),
             "words": "; ".join(decision.words),
-            "plan": [f"{number}. {step.words()}" for number, step in enumerate(run.plan.steps, 1)],
+            "plan": [
+                f"{number}. {step.words()}" for number, step in enumerate(run.plan.steps, 1) if number > run.first
+            ],
             "shifts": [
                 {f"step {index + 1} ({step.kind}) on {lb.name}": shifts(run, lb, step)}
                 for index, step in enumerate(run.plan.steps)
                 for lb in run.lbs
-                if shifts(run, lb, step)
+                if index >= run.first and shifts(run, lb, step)
             ],
             "lbs": lbs,
             "restores": [

@@ -26,7 +26,7 @@ class ActionModule(RolloutAction):
         previous = of_this(previous, run.rollout_id, run.mode)
         run = without(run, previous.get("lost", ()))
         step = run.plan.steps[options["index"]]
-        stopped = not well_so_far(previous, options["index"]) if run.mode == FORWARD else not step.members
+        stopped = not well_so_far(previous, options["index"], run.first) if run.mode == FORWARD else not step.members
         at = time.time()
         # What a watch has found belongs to this very step, and to no earlier one of the same number.
         return {

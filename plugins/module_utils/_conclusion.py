@@ -107,9 +107,9 @@ def of_this(concluded: t.Mapping[str, t.Any], rollout_id: str, mode: str) -> t.M
     return concluded if (concluded.get("rollout_id"), concluded.get("mode")) == (rollout_id, mode) else {}
 
 
-def well_so_far(previous: t.Mapping[str, t.Any], index: int) -> bool:
+def well_so_far(previous: t.Mapping[str, t.Any], index: int, first: int) -> bool:
     """Whether the step before step ``index`` is known to have gone well: a deploy that failed stops no host by itself."""
-    return index == 0 or (bool(previous.get("ok")) and int(previous["index"]) == index - 1)
+    return index == first or (bool(previous.get("ok")) and int(previous["index"]) == index - 1)
 
 
 def left_out(told: t.Mapping[str, t.Any], rollout_id: str, previous: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -51,6 +51,7 @@ class Settings:
 
     drain_timeout: float
     on_drain_timeout: str
+    on_restart: str
     health_timeout: float
     healthy_deadline: float
     progress_deadline: float
@@ -76,6 +77,7 @@ class Run:
     ``releases``: what to put on each member; ``previous``: what was seen there before; None where nobody knows.
     ``out``: members that were taken out before the first step and must stay out until a step brings them back.
     ``addresses``: (address, port) that the user gave for a member; None where the load balancer's are used.
+    ``first``: the number of the step it begins with; those before it were taken by a rollout that it goes on with.
     ``action``: deploy or undo, told to the user's role. ``mode``: in UNDO nothing fails, it stops.
     """
 
@@ -90,10 +92,11 @@ class Run:
     deploy_key: str
     out: tuple[str, ...] = ()
     addresses: t.Mapping[str, t.Sequence[t.Any]] = field(default_factory=dict)
+    first: int = 0
 
     def as_dict(self) -> dict[str, t.Any]:
         return {
-            **{name: getattr(self, name) for name in ("rollout_id", "mode", "action", "deploy_key")},
+            **{name: getattr(self, name) for name in ("rollout_id", "mode", "action", "deploy_key", "first")},
             "plan": self.plan.as_dict(),
             "lbs": [asdict(lb) for lb in self.lbs],
             "settings": asdict(self.settings),
@@ -112,6 +115,7 @@ class Run:
             settings=Settings(**data["settings"]),
             out=tuple(data["out"]),
             addresses=data["addresses"],
+            first=data["first"],
         )
 
     @property
@@ -342,11 +346,12 @@ def tell(run: Run, index: int, stopped: bool, previous: t.Mapping[str, t.Any] | 
 
 
 def turns(run: Run) -> list[dict[str, t.Any]]:
-    """For each step the tasks that take it. Only step.yml stops the hosts when it fails: on the way back nothing does."""
+    """For each step to take the tasks that take it. Only step.yml stops the hosts when it fails: on the way back nothing does."""
     plain = "step.yml" if run.mode == FORWARD else "control.yml"
     return [
         {"index": index, "file": "deploy.yml" if step.kind == "deploy" else plain}
         for index, step in enumerate(run.plan.steps)
+        if index >= run.first
     ]
 
 
@@ -531,11 +536,14 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
         return None
     interval = min(interval, seconds) or SHARE_INTERVAL
     expected = {lb.name: expected_at(run, lb, index) for lb in run.lbs}
+    again = {lb.name: _tell_again(run, lb, step) for lb in run.lbs} if settings.on_restart == "reassert" else {}
     return {
         "seconds": seconds,
         "interval": interval,
         # One reading at the start, one after each interval, and none left over.
-        "polls": int(-(-seconds // interval)) + 1,
+        # But one more for each load balancer, which may have to be told again.
+        "polls": int(-(-seconds // interval)) + 1 + len(again),
+        "reassert": again,
         "track": [list(place) for place in watched(run, step)],
         "wanted_percent": wanted_share(run, run.lbs[0].found, step, expected[run.lbs[0].name]),
         "require_requests": require,
@@ -543,6 +551,20 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
         "name": _name(run, step),
         "rest_name": _rest_name(run, step),
         "expected": expected,
+    }
+
+
+def _tell_again(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
+    """The act that tells a load balancer once more what a restart made it forget, but for the servers."""
+    settings = run.settings
+    return {
+        **how_to_reach(lb),
+        "act": "shift",
+        "record": {"kind": "reassert"},
+        "health_timeout": settings.health_timeout,
+        "allow_unchecked": settings.allow_unchecked,
+        **grant(settings, step.kind),
+        "timeout": int(2 * len(lb.found) * settings.health_timeout + settings.lb_timeout),
     }
 
 

@@ -182,6 +182,14 @@ def everywhere_in(member: Member, readings: t.Mapping[str, Reading]) -> bool:
     return bool(servers) and all(server is not None and carries(server) for server in servers)
 
 
+def differs(member: Member, readings: t.Mapping[str, Reading]) -> bool:
+    """Whether one of its servers gets traffic from one load balancer and none from another."""
+    return any(
+        len({carries(servers_of(reading, backend)[name]) for reading in readings.values()}) > 1
+        for backend, name in member.servers.items()
+    )
+
+
 def releases(
     members: t.Sequence[Member], records: t.Mapping[str, t.Mapping[str, t.Any]], deploy_key: str
 ) -> dict[str, str | None]:

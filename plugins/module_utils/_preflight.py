@@ -21,6 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     Run,
     Settings,
     meant_to_carry,
+    safe_at,
     shifts,
     walk,
 )
@@ -29,7 +30,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._lease import probl
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
+from ansible_collections.steady.rollout.plugins.module_utils._resume import difference, first_step
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import ROLLING_BACK, WAYS_ON, state_of
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
 
 PROVIDERS = ("haproxy",)
@@ -42,7 +45,8 @@ INHERITED = {
 STRATEGIES = ("blue_green", "rolling", "custom")
 GUARDS = ("auto", "systemd", "process", "off")
 # drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status and doctor look.
-ACTIONS = ("run", "rollback", "drain", "admit", "status", "doctor")
+ACTIONS = ("run", "resume", "rollback", "drain", "admit", "status", "doctor")
+ROLLS_OUT = ("run", "resume")
 # Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
 # release once more.
 SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
@@ -146,7 +150,7 @@ def check_play(play: Play, action: str) -> None:
             "new release again; give rollout_release instead"
         )
     dead = [host for host in play.hosts if host not in play.alive]
-    if dead and action == "run":
+    if dead and action in ROLLS_OUT:
         raise Refused(
             f"{_some(dead)} did not answer or failed earlier in the play, and a rollout needs the whole fleet; mend or remove "
             f"{'it' if len(dead) == 1 else 'them'} first"
@@ -176,10 +180,10 @@ def make_targets(
     """Check what the variables say. ``reach``: {lb: {provider, socket, state_dir}}, for hosts of the inventory."""
     action = str(control["action"])
     if action not in ACTIONS:
-        raise Refused(f"rollout_action is {action!r}; it can be run or rollback")
+        raise Refused(f"rollout_action is {action!r}; it can be run, resume or rollback")
     check_play(play, action)
     release = "" if control["release"] is None else str(control["release"])
-    if action == "run" and not release.strip():
+    if action in ROLLS_OUT and not release.strip():
         raise Refused("rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2")
     names = _names(control["load_balancers"], "rollout_load_balancers", "the inventory hosts of the load balancers")
     absent = _names(control["absent_lbs"], "rollout_absent_lbs", "load balancers", may_be_empty=True)
@@ -194,7 +198,7 @@ def make_targets(
     try:
         settings = _settings(control)
         lock_wait(action, control)
-        if action == "run":
+        if action in ROLLS_OUT:
             _check_strategy(control)
     except PlanError as exc:
         raise Refused(_lowered(exc)) from exc
@@ -231,7 +235,7 @@ def _check_strategy(control: t.Mapping[str, t.Any]) -> None:
     strategy = control["strategy"]
     if not isinstance(strategy, t.Mapping) or strategy.get("name") not in STRATEGIES:
         raise Refused(f"rollout_strategy must name one of {', '.join(STRATEGIES)}, not {_short(strategy)}")
-    if strategy["name"] == "custom" and control["action"] == "run" and not control["steps"]:
+    if strategy["name"] == "custom" and not control["steps"]:
         raise Refused(
             "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green or steady.rollout.rolling"
         )
@@ -252,6 +256,8 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
         raise Refused(f"rollout_analysis.inconclusive is {given['inconclusive']!r}; it can be rollback or continue")
     if control["on_drain_timeout"] not in ("fail", "continue", "cut"):
         raise Refused(f"rollout_on_drain_timeout is {control['on_drain_timeout']!r}; it can be fail, continue or cut")
+    if control["on_restart"] not in ("reassert", "rollback"):
+        raise Refused(f"rollout_on_restart is {control['on_restart']!r}; it can be reassert or rollback")
     if control["guard"] not in GUARDS:
         raise Refused(f"rollout_guard is {control['guard']!r}; it can be {', '.join(GUARDS)}")
     probe = control["probe"] or {}
@@ -266,6 +272,7 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
     return Settings(
         drain_timeout=duration(control["drain_timeout"]),
         on_drain_timeout=control["on_drain_timeout"],
+        on_restart=control["on_restart"],
         health_timeout=duration(control["health_timeout"]),
         healthy_deadline=duration(strategy.get("healthy_deadline", control["healthy_deadline"])),
         progress_deadline=duration(strategy.get("progress_deadline", 0)),
@@ -326,6 +333,12 @@ class Decision:
     outcome: str = "promoted"  # when all went well
     untouched: tuple[str, ...] = ()  # load balancers that the rollout to recover never began on: what is there is safe
 
+    def safe_to_begin(self, lb: LoadBalancer) -> dict[str, t.Any] | None:
+        """What is safe on a load balancer when the run begins; None where what is on record stays so."""
+        if self.run is None or (self.kind == "recover" and lb.name not in self.untouched):
+            return None
+        return safe_at(self.run, lb, self.run.first if self.run.first else -1)
+
 
 def check_readings(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]], rollout_id: str) -> None:
     """Refuse load balancers that cannot be told, or would forget, or are held by another rollout."""
@@ -371,22 +384,16 @@ def decide(
         if targets.action == "rollback":
             return _decide_rollback(targets, answers, rollout_id, alive)
         check_readings(targets, answers, rollout_id)
+        if targets.action == "resume":
+            return _decide_resume(targets, answers, rollout_id)
         return _decide_run(targets, answers, rollout_id)
     except (PlanError, FleetError) as exc:
         raise Refused(_lowered(exc)) from exc
 
 
 def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: str) -> Decision:
-    holders = held_by(answers)
-    if holders:
-        holder, places = next(iter(holders.items()))
-        raise Refused(
-            f"rollout {holder} holds {', '.join(targets.backends)} on {', '.join(places)}: it is running, or did not end well; "
-            "let it end, or take it back with the playbook steady.rollout.rollback"
-        )
-    members = _fleet.make_members(targets.own, targets.backends)
-    hint = f" (--limit {targets.control['limit']} is in force)" if targets.control.get("limit") else ""
-    _fleet.check_servers(members, answers, hint)
+    _refuse_held(targets, answers)
+    members = _members(targets, answers)
     lbs = _with_found(targets, answers)
     recorded = _releases(members, targets, answers)
     steps, watched = _steps_of(targets, members, answers, recorded)
@@ -414,6 +421,50 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     warnings = [*_unknown_previous(run, carried), *_weak(answers)]
     on_failure = str(targets.control["strategy"].get("on_failure", "rollback"))
     return Decision("run", run, (watched,), tuple(warnings), _begin(run, carried), on_failure=on_failure)
+
+
+def _refuse_held(targets: Targets, answers: t.Mapping[str, t.Any]) -> None:
+    """One rollout at a time; of one that a controller has left, the ways on are told."""
+    holders = held_by(answers)
+    if not holders:
+        return
+    holder, places = next(iter(holders.items()))
+    held = f"rollout {holder} holds {', '.join(targets.backends)} on {', '.join(places)}"
+    left = _lease_left(answers, (holder,))
+    if not left:
+        raise Refused(f"{held}: it is running, or did not end well; let it end, or {_ways_on(answers, holder)}")
+    lb = max(left, key=lambda name: left[name])
+    raise Refused(
+        f"{held}, and seems to be at work: on {lb} the lease of its last act runs for another {left[lb]:.0f} s; let it end, or wait "
+        f"for that and then {_ways_on(answers, holder)}"
+    )
+
+
+def _ways_on(answers: t.Mapping[str, t.Any], rollout_id: str) -> str:
+    """What to do with a rollout that is not at work any more, in words."""
+    state = max(_states(answers, (rollout_id,)), key=lambda state: len(WAYS_ON[state]), default=ROLLING_BACK)
+    back = "take it back with the playbook steady.rollout.rollback"
+    if "resume" not in WAYS_ON[state]:
+        return back
+    return f"go on with it by the same command and -e rollout_action=resume, or {back}"
+
+
+def _states(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> set[str]:
+    """The states of rollouts on the load balancers, each as its journal tells it."""
+    return {
+        state_of(record["rollout"], bool((record.get("lock") or {}).get("abandoned")))
+        for answer in answers.values()
+        for record in (answer.get("records") or {}).values()
+        if record.get("rollout") and record["rollout"]["rollout_id"] in rollout_ids
+    }
+
+
+def _members(targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[Member, ...]:
+    """The members of the play, which are exactly those that the load balancers know."""
+    members = _fleet.make_members(targets.own, targets.backends)
+    hint = f" (--limit {targets.control['limit']} is in force)" if targets.control.get("limit") else ""
+    _fleet.check_servers(members, answers, hint)
+    return members
 
 
 def _refuse_two_slots(run: Run) -> None:
@@ -553,7 +604,7 @@ def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
     """Walk through the plan on what is healthy now; each act is judged again, on what is true then, by the module."""
     for lb in run.lbs:
         for index, step, before in walk(run, lb):
-            if step.kind not in ("drain", "deploy", "traffic"):
+            if index < run.first or step.kind not in ("drain", "deploy", "traffic"):
                 continue
             for backend, told in shifts(run, lb, step).items():
                 servers = _as_if(answers[lb.name], backend, lb, before[backend], run)
@@ -633,6 +684,118 @@ def _releases(members: t.Sequence[Member], targets: Targets, answers: t.Mapping[
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# going on with a rollout that another run left
+
+
+def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: str) -> Decision:
+    recovery = back_from(answers, targets.backends)
+    if recovery is None:
+        raise Refused("no rollout is recorded that could be resumed; leave rollout_action out to start one")
+    state = _state_to_resume(recovery, answers)
+    reason = _reason_to_take_over(recovery, answers, str(targets.control.get("steal") or ""))
+    members = _members(targets, answers)
+    lbs = _as_it_found(recovery, targets, answers)
+    plan = _plan_again(recovery, targets, members, lbs)
+    if targets.deploy_key != recovery.deploy_key:
+        raise Refused(
+            f"rollout {recovery.rollout_id} deployed by {recovery.deploy_key}, and rollout_deploy is {targets.deploy_key} now; give "
+            "the same to go on with it"
+        )
+    run = Run(
+        rollout_id=rollout_id,
+        mode=FORWARD,
+        action="deploy",
+        plan=plan,
+        lbs=lbs,
+        settings=targets.settings,
+        releases=recovery.current,
+        previous=recovery.target,
+        deploy_key=targets.deploy_key,
+        addresses=addresses_of(targets, members),
+    )
+    records = {lb.name: _records_of(answers[lb.name], recovery.holders) for lb in lbs}
+    try:
+        first = first_step(run, records, answers)
+    except PlanError as exc:
+        raise Refused(
+            f"rollout {recovery.rollout_id} cannot be resumed, as the servers are not as it left them: {_lowered(exc)}; make them so, or "
+            "take it back with the playbook steady.rollout.rollback"
+        ) from exc
+    run = replace(run, first=first)
+    _check_capacity(run, answers)
+    begin = {
+        **_begin(run, recovery.carried),
+        "after": list(recovery.holders),
+        "resumed": {"of": recovery.rollout_id, "at": first},
+    }
+    count = len(plan.steps)
+    where = f"step {first + 1} of {count} ({plan.steps[first].words()})" if first < count else "its end"
+    words = f"rollout {recovery.rollout_id} of release {plan.release} is {_spoken(state)}; it goes on from {where}"
+    on_failure = str(targets.control["strategy"].get("on_failure", "rollback"))
+    warnings = tuple(_weak(answers))
+    return Decision("run", run, (words,), warnings, begin, recovery.holders, reason, recovery, on_failure)
+
+
+def _state_to_resume(recovery: Recovery, answers: t.Mapping[str, t.Any]) -> str:
+    """The state of the rollout, where it is one that can go on. Raises Refused."""
+    states = _states(answers, recovery.holders)
+    stuck = sorted(state for state in states if "resume" not in WAYS_ON[state])
+    if recovery.ended and recovery.outcome != "paused":
+        raise Refused(f"rollout {recovery.rollout_id} ended as {recovery.outcome}; there is nothing to resume")
+    if recovery.undoing or stuck:
+        raise Refused(
+            f"rollout {recovery.rollout_id} is {_spoken(stuck[0] if stuck else ROLLING_BACK)}; it can only be taken back, with the playbook "
+            "steady.rollout.rollback"
+        )
+    return sorted(states)[0]
+
+
+def _as_it_found(recovery: Recovery, targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[LoadBalancer, ...]:
+    """The load balancers as they were when the rollout began; as they are, where its controller died before it began there."""
+    now = {lb.name: lb for lb in _with_found(targets, answers)}
+    found = {name: recovery.found.get(name) or lb.found for name, lb in now.items()}
+    # Nobody held those back while the rollout went on without them.
+    late = [name for name in now if name not in recovery.found and any(recovery.deployed)]
+    if late:
+        raise Refused(
+            f"rollout {recovery.rollout_id} began without {_some(late)}; leave {'it' if len(late) == 1 else 'them'} out with "
+            "rollout_absent_lbs to go on, or take the rollout back"
+        )
+    return tuple(replace(lb, found=found[name]) for name, lb in now.items())
+
+
+def _plan_again(
+    recovery: Recovery, targets: Targets, members: tuple[Member, ...], lbs: t.Sequence[LoadBalancer]
+) -> Plan:
+    """The plan, made of the variables as they are now and of what the rollout found; it must be the one on record."""
+    as_found = {lb.name: _reading_of(lb) for lb in lbs}
+    steps, _words = _steps_of(targets, members, as_found, recovery.target)
+    plan = Plan(str(targets.control["strategy"]["name"]), targets.release, targets.backends, members, steps)
+    differs = difference(recovery.plan, plan)
+    if differs:
+        raise Refused(
+            f"rollout {recovery.rollout_id} cannot be resumed by another plan: {differs}; give the variables and the inventory that it "
+            "began with, or take it back with the playbook steady.rollout.rollback"
+        )
+    return plan
+
+
+def _reading_of(lb: LoadBalancer) -> dict[str, t.Any]:
+    """What a load balancer told of its servers when the rollout began."""
+    return {
+        "backends": {
+            backend: {"servers": [{**server, "name": name, "backup": False} for name, server in servers.items()]}
+            for backend, servers in lb.found.items()
+        }
+    }
+
+
+def _records_of(answer: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> list[t.Mapping[str, t.Any]]:
+    rollouts = (record.get("rollout") for record in answer["records"].values())
+    return [rollout for rollout in rollouts if rollout and rollout["rollout_id"] in rollout_ids]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # the way back, asked for by a person
 
 
@@ -705,20 +868,26 @@ def _reason_to_take_over(recovery: Recovery, answers: t.Mapping[str, t.Mapping[s
         return steal
     if recovery.outcome:
         return f"it ended as {recovery.outcome}"
-    left = {
-        lb: float(lease["left"])
-        for lb, answer in answers.items()
-        for record in answer["records"].values()
-        for lease in [record.get("lease")]
-        if lease and lease["rollout_id"] in recovery.holders and not (record.get("lock") or {}).get("abandoned")
-    }
-    if any(seconds > 0 for seconds in left.values()):
+    left = _lease_left(answers, recovery.holders)
+    if left:
         lb = max(left, key=lambda name: left[name])
         raise Refused(
             f"rollout {recovery.rollout_id} seems to be at work: on {lb} the lease of its last act runs for another {left[lb]:.0f} s. "
             "Let it end, or wait until its lease has expired, or say in rollout_steal why it is to be taken over"
         )
     return ""
+
+
+def _lease_left(answers: t.Mapping[str, t.Mapping[str, t.Any]], rollout_ids: t.Collection[str]) -> dict[str, float]:
+    """Seconds for which the last acts of rollouts are trusted still, by load balancer; without those that are over."""
+    left = {
+        lb: float(lease["left"])
+        for lb, answer in answers.items()
+        for record in (answer.get("records") or {}).values()
+        for lease in [record.get("lease")]
+        if lease and lease["rollout_id"] in rollout_ids and not (record.get("lock") or {}).get("abandoned")
+    }
+    return {lb: seconds for lb, seconds in left.items() if seconds > 0}
 
 
 def _with_given(recovery: Recovery, targets: Targets) -> Recovery:
@@ -813,6 +982,10 @@ def _difference(name: str, one: t.Any, other: t.Any) -> tuple[str, t.Any, t.Any]
 
 def _lowered(exc: Exception) -> str:
     return str(exc).rstrip(".")
+
+
+def _spoken(state: str) -> str:
+    return state.replace("_", " ")
 
 
 def _short(value: t.Any) -> str:

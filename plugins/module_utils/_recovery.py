@@ -102,7 +102,7 @@ class Recovery:
         if self.moves_traffic:
             steps = self.plan.steps if self.undoing else self._swap()
         else:
-            steps = (*undo_steps(self.left(now), self.carried), *self._leave(now))
+            steps = (*undo_steps(self.left(now), self.carried), *self._join(now), *self._leave(now))
         release = self.plan.release if self.undoing else self._release()
         return Run(
             rollout_id=rollout_id,
@@ -134,23 +134,38 @@ class Recovery:
 
     def unknown(self, now: Answers) -> list[str]:
         """What carries traffic with the new release, and has nothing to go back to: taking it out would only cost capacity."""
-        touched = {key for group in self.deployed for key in group if key in self.carried}
+        touched = self._touched & set(self.carried)
         return [
             member.key
             for member in self.plan.members
             if member.key in touched and self.target.get(member.key) is None and _fleet.everywhere_in(member, now)
         ]
 
+    def _join(self, now: Answers) -> tuple[Step, ...]:
+        """What carried, kept its release, and was let in on some load balancers before the rollout died: in on all of them."""
+        keys = tuple(
+            member.key
+            for member in self.plan.members
+            if member.key in (self._let_in & set(self.carried)) - self._touched and _fleet.differs(member, now)
+        )
+        return (Step("admit", keys),) if keys else ()
+
+    @property
+    def _touched(self) -> set[str]:
+        return {key for group in self.deployed for key in group}
+
+    @property
+    def _let_in(self) -> set[str]:
+        return {key for step in self.plan.steps if step.kind == "admit" for key in step.members}
+
     def _leave(self, now: Answers) -> tuple[Step, ...]:
         """What was not in rotation, was let in or got the release, and takes traffic: out again, as soon as the others are back."""
-        deployed = {key for group in self.deployed for key in group}
-        let_in = {key for step in self.plan.steps if step.kind == "admit" for key in step.members}
-        gone = (deployed | let_in) - set(self.carried)
+        gone = (self._touched | self._let_in) - set(self.carried)
         keys = tuple(key for key in _fleet.in_rotation(self.plan.members, now) if key in gone)
         return (Step("drain", keys),) if keys and self.carried else ()
 
     def _out(self, now: Answers) -> list[str]:
-        touched = {key for group in self.deployed for key in group if key in self.carried}
+        touched = self._touched & set(self.carried)
         return [
             member.key
             for member in self.plan.members
@@ -159,8 +174,7 @@ class Recovery:
 
     def _is_swap(self) -> bool:
         """Whether what carried is still there as it was, so that only traffic goes back."""
-        touched = {key for group in self.deployed for key in group}
-        return bool(self.carried) and not touched & set(self.carried)
+        return bool(self.carried) and not self._touched & set(self.carried)
 
     def _swap(self) -> tuple[Step, ...]:
         old = [member for member in self.plan.members if member.key in self.carried]
@@ -192,7 +206,11 @@ def back_from(answers: Answers, backends: t.Sequence[str]) -> Recovery | None:
         max((record for _lb, record in known), key=lambda record: str(record["at"]))["rollout_id"],
     )
     own = [(lb, record) for lb, record in known if record["rollout_id"] == wanted]
-    return _recovery(wanted, own, wanted in holders)
+    after = own[0][1]["begin"].get("after") or ()
+    begun = {lb for lb, _record in own}
+    # Where it did not begin before its controller died, what it took over is the last word.
+    earlier = [(lb, record) for lb, record in known if record["rollout_id"] in after and lb not in begun]
+    return _recovery(wanted, own, earlier, wanted in holders)
 
 
 def _records(answer: t.Mapping[str, t.Any], backends: t.Sequence[str]) -> list[t.Mapping[str, t.Any]]:
@@ -205,14 +223,17 @@ def _holders(answer: t.Mapping[str, t.Any]) -> list[str]:
     return [record["lock"]["rollout_id"] for record in answer["records"].values() if record.get("lock")]
 
 
-def _recovery(rollout_id: str, own: t.Sequence[tuple[str, t.Mapping[str, t.Any]]], locked: bool) -> Recovery:
-    begins = {lb: record["begin"] for lb, record in own}
-    begin = next(iter(begins.values()))
+Recorded = t.Sequence[tuple[str, t.Mapping[str, t.Any]]]
+
+
+def _recovery(rollout_id: str, own: Recorded, earlier: Recorded, locked: bool) -> Recovery:
+    begins = {lb: record["begin"] for lb, record in (*own, *earlier)}
+    begin = own[0][1]["begin"]
     records = [record for _lb, record in own]
     try:
         plan = Plan.from_dict(begin["plan"])
         undoing = begin["action"] == "undo"
-        deployed = _deployed(plan, begin, records, undoing)
+        deployed = _deployed(plan, begin, [record for _lb, record in (*own, *earlier)], undoing)
         outcomes = [record["outcome"] for record in records if record["outcome"]]
         promoted = "promoted" in outcomes
         return Recovery(
@@ -238,7 +259,7 @@ def _recovery(rollout_id: str, own: t.Sequence[tuple[str, t.Mapping[str, t.Any]]
 def _deployed(
     plan: Plan, begin: t.Mapping[str, t.Any], records: t.Sequence[t.Mapping[str, t.Any]], undoing: bool
 ) -> tuple[tuple[str, ...], ...]:
-    """The groups that were deployed: every deploy step that any load balancer has the intent of.
+    """The groups that were deployed: every deploy step that any load balancer has the intent of, or a rollout before it had.
 
     A way back is always gone to its end, so all that it was for is left to do, until it is seen to be done.
     """
@@ -257,7 +278,15 @@ def _deployed(
         for event in record["events"]
         if event.get("kind") == "deploy" and isinstance(event.get("step"), int) and event.get("mode") != UNDO
     }
-    return tuple(step.members for number, step in enumerate(plan.steps) if step.kind == "deploy" and number in begun)
+    begun |= set(range(max(int((record["begin"].get("resumed") or {}).get("at", 0)) for record in records)))
+    taken = [
+        tuple(group) for record in records for group in (record["begin"].get("took_over") or {}).get("deployed") or ()
+    ]
+    return tuple(
+        step.members
+        for number, step in enumerate(plan.steps)
+        if step.kind == "deploy" and (number in begun or step.members in taken)
+    )
 
 
 def _texts(values: t.Mapping[str, t.Any]) -> dict[str, str | None]:

@@ -282,9 +282,13 @@ def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, d
 def _deploys(records: Records, rollout_id: str) -> list[t.Any]:
     """The members of each deploy that a rollout announced: more, maybe, than whoever takes it over has read before."""
     last = records.rollout()
-    events = last["events"] if last and last["rollout_id"] == rollout_id else []
+    if last is None or last["rollout_id"] != rollout_id:
+        return []
+    earlier = (last["begin"].get("took_over") or {}).get("deployed") or []
+    events = last["events"]
     forward = [one for one in events if one["event"] == "intent" and one.get("mode") != "undo"]
-    return [one["members"] for one in forward if one.get("kind") == "deploy" and one.get("members")]
+    own = [one["members"] for one in forward if one.get("kind") == "deploy" and one.get("members")]
+    return [*earlier, *(group for group in own if group not in earlier)]
 
 
 def _give_back(act: Act, driver: Driver, records: Records, previous: Holder | None, lease: Lease | None) -> None:
@@ -415,13 +419,36 @@ def _with_changed(text: str, done: Done) -> str:
 def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
     for records in held:
         holder = records.holder()
+        previous = _taken_over(records) if act.outcome == "refused" else None
         records.write("end", act.rollout_id, {**act.record, "outcome": act.outcome})
+        if previous:
+            _hand_back(records, previous, driver.lock_name(records.backend))
+            done.lines.append(_lock_lines(records.backend, holder, previous))
+            continue
         records.drop_lease()
         if not act.keep_lock:
             records.release()
             unpoint(driver.lock_name(records.backend))
             done.lines.append(_lock_lines(records.backend, holder, None))
     done.changed = done.changed or not act.keep_lock
+
+
+def _taken_over(records: Records) -> Holder | None:
+    """Whose lock the rollout took when it began here."""
+    took = ((records.rollout() or {}).get("begin") or {}).get("took_over")
+    if not took:
+        return None
+    return Holder(str(took["rollout_id"]), str(took["since"]), dict(took["who"]), str(took.get("abandoned") or ""))
+
+
+def _hand_back(records: Records, previous: Holder, name: str) -> None:
+    """A take-over that did not come about leaves the lock where it was, and somebody who watches it."""
+    lease = records.lease()
+    records.take(previous, name)
+    if lease and not previous.abandoned:
+        records.grant(lease._replace(rollout_id=previous.rollout_id))
+    else:
+        records.drop_lease()
 
 
 def _has_ended(act: Act) -> bool:

@@ -32,6 +32,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._plan import Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import Targets
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import state_of
 
 HEALTHY, IN_PROGRESS, NEEDS_ATTENTION = "healthy", "in_progress", "needs_attention"
 # How many events of the journal are told.
@@ -42,6 +43,7 @@ SILENCE_SECONDS = 1800.0
 FLUX_SECONDS = 30.0
 
 ROLL_BACK = "run the playbook steady.rollout.rollback"
+RESUME = "the same command as before with -e rollout_action=resume"
 ADMIT = "let it in with the role steady.rollout.rollout, tasks_from: admit, or release again"
 DRAIN = "take it out with the role steady.rollout.rollout, tasks_from: drain, or release again"
 
@@ -277,9 +279,11 @@ def _makes_sense(view: _View) -> bool:
 
 
 def _step_of(rollout: t.Mapping[str, t.Any]) -> int:
-    """The number of the step at hand, from 0; -1 before the first."""
+    """The number of the step at hand, from 0; before the first that it takes itself, that of the one before; or -1."""
     step = rollout["step"]
-    return step if isinstance(step, int) else -1
+    if isinstance(step, int):
+        return step
+    return int((rollout["begin"].get("resumed") or {}).get("at", 0)) - 1
 
 
 def _goes_back(rollout: t.Mapping[str, t.Any]) -> bool:
@@ -418,6 +422,7 @@ def _rollout(view: _View) -> dict[str, t.Any] | None:
         "of": begin.get("of"),
         "outcome": recovery.outcome,
         "unfinished": recovery.unfinished,
+        "state": state_of(leading, bool(view.abandoned)),
         "abandoned": bool(view.abandoned),
         "way_back": back,
         "step": index + 1 if index >= 0 else None,
@@ -485,7 +490,11 @@ def _rollout_reasons(view: _View, now: float) -> list[Reason]:
             _reason(f"{name} could not be taken back wholly{_message(leading)}", f"mend this, then {ROLL_BACK} again")
         )
     elif recovery.outcome == "paused":
-        reasons.append(_reason(f"{name} is held in the middle{_message(leading)}", f"to take it back, {ROLL_BACK}"))
+        reasons.append(
+            _reason(
+                f"{name} is held in the middle{_message(leading)}", f"to go on, {RESUME}; to take it back, {ROLL_BACK}"
+            )
+        )
     elif recovery.unfinished:
         reasons += _unfinished_reasons(view, name, leading, now)
     return reasons
@@ -501,14 +510,21 @@ def _unfinished_reasons(view: _View, name: str, leading: t.Mapping[str, t.Any], 
     unguarded = [lb for lb in view.leases if view.records[lb].get("guard") == "missing"]
     if view.abandoned:
         lbs, text = ", ".join(view.abandoned), next(iter(view.abandoned.values())).rstrip(".")
-        return [_reason(f"{name} was abandoned, and {lbs} returned its traffic: {text}", f"{ROLL_BACK}, or resume it")]
+        return [
+            _reason(
+                f"{name} was abandoned, and {lbs} returned its traffic: {text}", f"{ROLL_BACK}, or go on by {RESUME}"
+            )
+        ]
     reasons = []
     if unguarded:
         do = "see in the system's log there why it ended; without it traffic does not go back by itself"
         reasons.append(_reason(f"{name} has no guard on {', '.join(unguarded)}", do))
     if expired:
         what = f"its lease expired {spelled(round(max(expired.values())))} ago on {', '.join(expired)}"
-        return [*reasons, _reason(f"{name} is unfinished and nobody works on it: {what}", ROLL_BACK)]
+        return [
+            *reasons,
+            _reason(f"{name} is unfinished and nobody works on it: {what}", f"{ROLL_BACK}, or go on by {RESUME}"),
+        ]
     if not view.locks:
         return [*reasons, _reason(f"{name} did not end, and nobody holds the backend", ROLL_BACK)]
     quiet = _quiet_for(view, leading, now)

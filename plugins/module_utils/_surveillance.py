@@ -5,7 +5,8 @@
 """One poll of a step that watches: what the load balancers told, what probes said, and whether both are as they should.
 
 Pure: the time is given. The counters are judged by _watch; here is what a rollout adds: weights and states must still be what
-was told, a load balancer that does not answer is a failure after some polls, and the share is judged after a shift.
+was told, a load balancer that does not answer is a failure after some polls, and the share is judged after a shift. What a restart made
+a load balancer forget it is told again, once in a step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ def poll(
     previous: t.Mapping[str, t.Any],
     now: float,
 ) -> dict[str, t.Any]:
-    """{key, verdict, reason, line, done, next, ...}: data that the next poll is given. Once done it stays as it is."""
+    """{key, verdict, reason, line, done, next, ...}: data that the next poll is given. Once done it stays as it is.
+
+    ``reassert``: acts that tell load balancers once more what they forgot; the next poll, which is due at once, sees whether they
+    did.
+    """
     key = told["key"]
     known = previous if previous.get("key") == key else {}
     if known.get("done"):
@@ -40,9 +45,15 @@ def poll(
     answers = {str(answer["item"]["lb"]): answer for answer in readings if isinstance(answer.get("item"), t.Mapping)}
     good = {lb: answer for lb, answer in answers.items() if not bad(answer)}
     silent, unanswered = _unanswered(watch, answers, known.get("unanswered") or {}, elapsed >= watch["seconds"])
+    pids = {lb: answer["process"]["pid"] for lb, answer in good.items()}
+    before: dict[str, t.Any] = previous.get("pids") or {}
+    restarted = [lb for lb, pid in pids.items() if before.get(lb) not in (None, pid)]
+    reassert = _reassert(watch, good, restarted, known.get("told_again") or ())
+    again = [one["lb"] for one in reassert]
+    judged = {lb: answer for lb, answer in good.items() if lb not in again}
     verdict = _watch.step(
         known.get("state") or {},
-        {lb: _reading(answer) for lb, answer in good.items()},
+        {lb: _reading(answer) for lb, answer in judged.items()},
         [tuple(place) for place in watch["track"]],
         {
             "max_error_rate": settings.max_error_rate,
@@ -54,11 +65,14 @@ def poll(
         },
         elapsed,
         watch["seconds"],
-        [*silent, *_probe_failures(good), *_strayed(watch["expected"], good)],
+        [*silent, *_probe_failures(judged), *_strayed(watch["expected"], judged)],
     )
     decided, reason, line = verdict.verdict, verdict.reason, verdict.line
     if watch["of_share"] and decided != "fail":
         decided, reason, line = _judge_share(verdict, watch, settings, elapsed)
+    if reassert and decided != "fail":
+        decided, reason = "going", ""
+        line += f"; {', '.join(again)} was reloaded or restarted, and forgot its weights: it is told again"
     return {
         "key": key,
         "again": False,
@@ -67,7 +81,10 @@ def poll(
         "reason": reason,
         "line": line,
         "done": decided != "going",
-        "next": started + watch["interval"] * (int(elapsed / watch["interval"] + 0.5) + 1),
+        "reassert": reassert if decided == "going" else [],
+        "told_again": sorted({*(known.get("told_again") or ()), *again}),
+        "pids": {**before, **pids},
+        "next": now if reassert else started + watch["interval"] * (int(elapsed / watch["interval"] + 0.5) + 1),
         "state": verdict.state,
         "unanswered": unanswered,
     }
@@ -101,6 +118,27 @@ def _reading(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 def _probe_failures(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[str]:
     found = {lb: proved(answer) for lb, answer in answers.items()}
     return [f"from {lb}, {reason}" for lb, answer in found.items() if bad(answer) for reason in reasons(answer)]
+
+
+def _reassert(
+    watch: t.Mapping[str, t.Any],
+    answers: t.Mapping[str, t.Mapping[str, t.Any]],
+    restarted: t.Collection[str],
+    told_again: t.Collection[str],
+) -> list[dict[str, t.Any]]:
+    """The acts that tell load balancers what they forgot when another process took over: for each what differs there."""
+    acts = []
+    for lb in restarted:
+        forgotten: dict[str, list[dict[str, t.Any]]] = {}
+        for backend, told in answers[lb]["backends"].items():
+            for server in told["servers"]:
+                wanted = watch["expected"][lb].get(backend, {}).get(server["name"])
+                if wanted is not None and _differs(server, wanted):
+                    values = {name: wanted[name] for name in ("state", "weight") if wanted[name] is not None}
+                    forgotten.setdefault(backend, []).append({"name": server["name"], **values})
+        if forgotten and lb not in told_again and lb in watch["reassert"]:
+            acts.append({**watch["reassert"][lb], "servers": forgotten})
+    return acts
 
 
 def _strayed(

@@ -443,18 +443,20 @@ class Seen:
     releases: t.Mapping[str, str | None]  # what each app host runs in the end
     carrying: t.Mapping[str, set[str]]  # who carries in the end, by load balancer
     answering: t.Mapping[str, set[str]]  # the releases that answer in the end, by load balancer
+    states: t.Mapping[str, t.Mapping[str, tuple[str, str]]]  # as Rollouts.states, in the end
     watch: Watch
     summary: Summary
 
 
-def see(shop: Rollouts, name: str, release: str, **variables: t.Any) -> Seen:
-    """Roll out under load, and keep what it did."""
+def see(shop: Rollouts, name: str, release: str | None = None, **variables: t.Any) -> Seen:
+    """Roll out, or back without a release, under load, and keep what it did."""
     before, watch, load = len(shop.starts()), shop.watch(), shop.load()
-    result = shop.run(name, rollout_hosts="app", rollout_release=release, **variables)
+    given = {"rollout_hosts": "app", **({"rollout_release": release} if release else {})}
+    result = shop.run(name, **given, **variables)
     now = {name: carrying(shop.fleet, name) for name in LOAD_BALANCERS}
     answers = {name: answering(shop.fleet, name) for name in LOAD_BALANCERS}
     load.stop()
-    return Seen(result, shop.starts()[before:], shop.releases(), now, answers, watch, load.summary())
+    return Seen(result, shop.starts()[before:], shop.releases(), now, answers, shop.states(), watch, load.summary())
 
 
 def carrying(fleet: Fleet, load_balancer: str) -> set[str]:

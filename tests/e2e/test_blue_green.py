@@ -21,10 +21,30 @@ BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 
 
 @pytest.fixture(scope="module")
-def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def story(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Rollouts]:
+    """A fleet for a release, a second run of it, and the way back: each fixture below goes on from the one before."""
+    with Rollouts(tmp_path_factory.mktemp("story"), Options(apps=4, tracks=COLOURS), {}, {}) as shop:
+        yield rest_green(shop)
+
+
+@pytest.fixture(scope="module")
+def promoted(story: Rollouts) -> Seen:
     """A good release on the idle colour."""
-    with Rollouts(tmp_path_factory.mktemp("promoted"), Options(apps=4, tracks=COLOURS), {}, {}) as shop:
-        return see(rest_green(shop), "blue_green", "2.0.0")
+    return see(story, "blue_green", "2.0.0")
+
+
+@pytest.fixture(scope="module")
+def repeated(promoted: Seen, story: Rollouts) -> Seen:
+    """The same release once more."""
+    promoted.result.expect(0, "promoted")
+    return see(story, "blue_green", "2.0.0")
+
+
+@pytest.fixture(scope="module")
+def taken_back(repeated: Seen, story: Rollouts) -> Seen:
+    """The way back from it."""
+    repeated.result.expect(0, "unchanged")
+    return see(story, "rollback")
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
@@ -114,14 +134,14 @@ def test_unequal_base_weights_are_kept(start_blue_green: t.Callable[..., Rollout
 # --- A second run, and one that only looks
 
 
-def test_a_second_run_of_the_same_release_changes_nothing(blue_green: Rollouts) -> None:
-    blue_green.load()
-    blue_green.blue_green("2.0.0").expect(0, "promoted")
-    started, states = blue_green.starts(), blue_green.states()
-    again = blue_green.blue_green("2.0.0").expect(0, "unchanged")
-    assert again.changed == {}, again.output
-    assert blue_green.starts() == started
-    assert blue_green.states() == states
+@pytest.mark.xdist_group("test_blue_green_promoted")
+@pytest.mark.core
+@pytest.mark.pattern
+def test_a_second_run_of_the_same_release_changes_nothing(promoted: Seen, repeated: Seen) -> None:
+    repeated.result.expect(0, "unchanged")
+    assert repeated.result.changed == {}, repeated.result.output
+    assert repeated.started == []
+    assert repeated.states == promoted.states
 
 
 def test_check_mode_shows_the_plan_and_the_weights_and_changes_nothing(blue_green: Rollouts) -> None:
@@ -146,13 +166,16 @@ def test_check_mode_leaves_no_trace_that_a_rollout_would_find(blue_green: Rollou
 # --- The way back
 
 
-def test_a_rollback_swaps_back_to_the_warm_colour(blue_green: Rollouts) -> None:
-    blue_green.load()
-    blue_green.blue_green("2.0.0").expect(0, "promoted")
-    started = blue_green.starts()
-    blue_green.rollback().expect(0, "rolled_back")
-    blue_green.expect_traffic("1.0.0", BLUE)
-    assert blue_green.starts() == started
+@pytest.mark.xdist_group("test_blue_green_promoted")
+@pytest.mark.core
+@pytest.mark.pattern
+def test_a_rollback_swaps_back_to_the_warm_colour(taken_back: Seen) -> None:
+    taken_back.result.expect(0, "rolled_back")
+    for name in LOAD_BALANCERS:
+        assert taken_back.carrying[name] == BLUE
+        assert taken_back.answering[name] == {"1.0.0"}
+    assert taken_back.started == []
+    assert (taken_back.summary.lost, taken_back.summary.harmed) == (0, 0), taken_back.summary.examples
 
 
 def test_a_release_that_turns_bad_in_the_bake_is_swapped_back_by_itself(blue_green: Rollouts) -> None:
@@ -223,6 +246,26 @@ def test_a_load_balancer_may_be_reloaded_during_the_bake(blue_green: Rollouts) -
 
 
 STATELESS = TEMPLATE.replace("    server-state-file $dir/server-state\n", "")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("policy", "code", "outcome", "carries"), [("reassert", 0, "promoted", GREEN), ("rollback", 2, "rolled_back", BLUE)]
+)
+def test_a_load_balancer_that_forgets_at_a_reload_is_told_again_or_the_release_is_taken_back(
+    start_blue_green: t.Callable[..., Rollouts], policy: str, code: int, outcome: str, carries: set[str]
+) -> None:
+    shop = start_blue_green(template=STATELESS, variables={"rollout_unpersisted": True, "rollout_on_restart": policy})
+    load = shop.load()
+    running = shop.start("blue_green", rollout_hosts="app", rollout_release="2.0.0", blue_green_bake=6)
+    poll(lambda: ": analyse green" in running.output, "the bake has begun", 120)
+    shop.fleet.reload("lb1")
+    result = running.result().expect(code, outcome)
+    for name in LOAD_BALANCERS:
+        assert shop.carrying(name) == carries, result.output
+    assert ("it is told again" in result.output) == (policy == "reassert")
+    load.stop()
+    assert load.summary().lost == 0, load.summary().examples
 
 
 def test_a_state_that_would_not_survive_a_reload_is_refused(start_blue_green: t.Callable[..., Rollouts]) -> None:

@@ -192,6 +192,16 @@ def test_a_take_over_must_name_the_rollout_that_holds_the_backend(rollout: Contr
         Controller(rollout.lab, "r2")("begin", take_over=["r0"])
 
 
+def test_a_take_over_that_is_refused_elsewhere_hands_the_lock_back(rollout: Controller) -> None:
+    second = Controller(rollout.lab, "r2")
+    second("begin", take_over=["r1"], reason="it hangs", lease=60)
+    second("end", outcome="refused")
+    found = rollout.records()
+    assert (found["lock"]["rollout_id"], found["rollout"]["rollout_id"]) == ("r1", "r1")
+    assert found["lease"]["rollout_id"] == "r1"
+    rollout("note")
+
+
 def test_a_take_over_is_written_down(rollout: Controller) -> None:
     second = Controller(rollout.lab, "r2")
     second("begin", take_over=["r1"], who={"user": "bob"})

@@ -62,18 +62,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "point" in metafunc.fixturenames:
         found = metafunc.config.stash.get(POINTS, {})
         metafunc.parametrize(
-            ("strategy", "point", "goes_on"),
+            ("strategy", "point", "ways"),
             [
                 pytest.param(
                     STRATEGIES[name],
                     point,
-                    number == len(of_it) // 2,
+                    _ways(number, len(of_it)),
                     id=f"{name}-{number + 1:02}-{point.name.partition(' = ')[0].replace(' ', '-')}",
                 )
                 for name, of_it in found.items()
                 for number, point in enumerate(of_it)
             ],
         )
+
+
+def _ways(number: int, count: int) -> tuple[str, ...]:
+    """What is done after the kill at a point: both ways on are tried along a rollout, and the next release once."""
+    if number == count // 2:
+        return "rollback", "next"
+    return ("resume",) if number % 2 else ("rollback",)
 
 
 def pytest_terminal_summary(terminalreporter: t.Any) -> None:

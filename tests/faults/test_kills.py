@@ -29,6 +29,7 @@ from faults.kills import (
     lease_in_force,
     lines,
     unsafe,
+    written,
 )
 from faults.points import Point
 from local_fleet.layout import LOAD_BALANCERS
@@ -42,7 +43,7 @@ Tell = t.Callable[[str, object], None]
 def test_a_killed_controller_leaves_safe_traffic_and_a_way_on(
     strategy: Strategy,
     point: Point,
-    goes_on: bool,
+    ways: tuple[str, ...],
     tmp_path: pathlib.Path,
     record_property: Tell,
     request: pytest.FixtureRequest,
@@ -52,7 +53,7 @@ def test_a_killed_controller_leaves_safe_traffic_and_a_way_on(
         folder = tmp_path / f"{lease:g}"
         folder.mkdir()
         with strategy.fleet(folder) as shop:
-            told = kill(shop, strategy, point, lease, goes_on)
+            told = kill(shop, strategy, point, lease, ways)
         if told:
             break
     assert told, f"the guard acted before the point also with a lease of {LEASES[-1]:g} s"
@@ -63,9 +64,9 @@ def test_a_killed_controller_leaves_safe_traffic_and_a_way_on(
 
 
 def kill(
-    shop: Rollouts, strategy: Strategy, point: Point, lease: float, goes_on: bool
+    shop: Rollouts, strategy: Strategy, point: Point, lease: float, ways: tuple[str, ...]
 ) -> tuple[float, float, Summary] | None:
-    """Kill a release at a point, and go back. Returns the seconds to safety, those it had, and what became of requests; None
+    """Kill a release at a point, and go on or back. Returns the seconds to safety, those it had, and what became of requests; None
     where the lease was too short to come to that point."""
     strategy.rest(shop)
     load = shop.load(Terms(releases=[OLD, NEW, NEXT]))
@@ -77,8 +78,12 @@ def kill(
         return None
     assert killer.at is not None, f"the run ended before the point:\n{running.output}"
     seconds, limit = safe_after(shop, strategy, killer.at)
-    go_back(shop, strategy)
-    if goes_on:
+    if "resume" in ways and may_go_on(shop):
+        strategy.start(shop, NEW, rollout_action="resume").result().expect(0, "promoted")
+        expect_promoted(shop, strategy)
+    else:
+        go_back(shop, strategy)
+    if "next" in ways:
         strategy.start(shop, NEXT).result().expect(0, "promoted")
     load.stop()
     return seconds, limit, load.summary()
@@ -95,6 +100,20 @@ def safe_after(shop: Rollouts, strategy: Strategy, killed: float) -> tuple[float
 
     poll(lambda: not reasons(), lambda: f"traffic is safe: {reasons()}, {shop.states()}", limit)
     return time.monotonic() - killed, began + limit - killed
+
+
+def may_go_on(shop: Rollouts) -> bool:
+    """Whether anything had begun, and nothing had ended."""
+    records = [record["event"] for name in LOAD_BALANCERS for record in written(shop, name)]
+    return "begin" in records and "end" not in records
+
+
+def expect_promoted(shop: Rollouts, strategy: Strategy) -> None:
+    """The new release carries everywhere, and nobody holds the load balancers."""
+    carrying = HOSTS if strategy.carrying == HOSTS else HOSTS - strategy.carrying
+    shop.expect_traffic(NEW, carrying)
+    for name in LOAD_BALANCERS:
+        assert not shop.place(name, "rollout/shop/lock").exists(), name
 
 
 def go_back(shop: Rollouts, strategy: Strategy) -> None:

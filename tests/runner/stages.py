@@ -159,13 +159,13 @@ def sanity(run: Run) -> None:
 
 
 def integration(run: Run) -> None:
-    """ansible-test integration on the newest and the oldest ansible-core."""
+    """ansible-test integration on the newest ansible-core; with --all on the oldest one, too."""
     targets = run.root / "tests" / "integration" / "targets"
     if not any(targets.glob("*/tasks/main.yml")):
         print("   there are no targets", flush=True)
         return
     system.need(["git", "haproxy"])
-    for core in run.cores():
+    for core in run.cores() if run.options.long else [run.main_environment()]:
         _ansible_test(run, core, ["integration", "--local", "--allow-root", *run.options.arguments])
 
 
@@ -199,7 +199,8 @@ def unit(run: Run) -> None:
     system.need(["openssl"])
     # Starting workers costs a second, which is too much for the few tests of an edit's first look.
     workers = [] if run.options.arguments else ["-n", "auto"]
-    found = [_pytest(run, run.main_environment(), "tests/unit", flags=workers)]
+    searching = ["--hypothesis-profile", "search"] if run.options.long else []
+    found = [_pytest(run, run.main_environment(), "tests/unit", flags=[*workers, *searching])]
     hosts = environments.open_environment(run.root, "python39")
     folder = "tests/unit/plugins/module_utils"
     if hosts is None:
@@ -219,17 +220,17 @@ def e2e(run: Run) -> None:
         for environment, marks in _e2e_environments(run, main):
             # Most of a test is waiting for Ansible; those that measure, or use all there is, come after the others.
             for alone, flags in (("not alone", _WORKERS), ("alone", [])):
-                together = " and ".join(mark for mark in (marks, alone) if mark)
+                together = " and ".join(f"({mark})" for mark in (marks, alone) if mark)
                 found.append(_pytest(run, environment, "tests/e2e", extra, marks=together, flags=flags))
     _fail_if_none(run, found)
 
 
 def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[environments.Environment, str]]:
-    """The environments to run tests in, each with the mark of those tests; the core in between with --all only."""
+    """The environments to run tests in, each with the marks of those tests; the core in between with --all only."""
     chosen = [(main, "" if run.options.long else "not oldest_only")]
     oldest = run.oldest_environment()
     if oldest is not None:
-        chosen.append((oldest, "core"))
+        chosen.append((oldest, "core or pattern" if run.options.long else "core"))
     between = environments.open_environment(run.root, "core219") if run.options.long else main
     if between is None:
         run.notice("No Python 3.11, 3.12 or 3.13 is here for ansible-core 2.19; it is not tested.")
@@ -239,12 +240,14 @@ def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[en
 
 
 _WORKERS = ("-n", "2", "--dist", "loadgroup")
+# A kill is followed by the time of a lease, in which nothing happens.
+_FAULT_WORKERS = ("-n", "3", "--dist", "loadgroup")
 
 
 def faults(run: Run) -> None:
     """Rollouts whose controller, workers, load balancers, hosts or disks die in the middle."""
     system.need(["git", "haproxy"])
-    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
+    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_FAULT_WORKERS)])
 
 
 def benchmarks(run: Run) -> None:

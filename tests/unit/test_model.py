@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import typing as t
 
 import pytest
@@ -30,7 +31,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     end_state,
     how_to_reach,
     result_of,
-    safe_at,
     tell,
     without,
 )
@@ -47,6 +47,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._preflight import (
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, Outdated, perform
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import DRIVERS
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import TRANSITIONS, history
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.modules.rollout_info import read_records
 from hypothesis import HealthCheck, settings
@@ -286,9 +287,7 @@ class Controller:
                 **{"act": "begin", "take_over": decision.take_over, "reason": decision.reason},
                 "planned_on": planned_on(self._answers[lb.name]),
                 "record": {**decision.begin, "found": lb.found},
-                "safe": None
-                if decision.kind == "recover" and lb.name not in decision.untouched
-                else safe_at(run, lb, -1),
+                "safe": decision.safe_to_begin(lb),
             }
             for lb in run.lbs
         ]
@@ -309,7 +308,7 @@ class Controller:
         """Whether all steps went well; on the way back what failed is left, and the others go on."""
         lost: set[str] = set()
         problems: list[str] = []
-        for index in range(len(run.plan.steps)):
+        for index in range(run.first, len(run.plan.steps)):
             now = without(run, sorted(lost))
             step = now.plan.steps[index]
             if run.mode == UNDO and not step.members:
@@ -374,6 +373,7 @@ class Model(RuleBasedStateMachine):
         self.controllers: list[Controller] = []
         self.refused = ""
         self.releases = (f"{number}.0.0" for number in itertools.count(2))
+        self.last_release = "none yet"
 
     def teardown(self) -> None:
         DRIVERS.pop("simulated", None)
@@ -392,12 +392,20 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: len(self.controllers) < 3)
     @rule()
     def release(self) -> None:
-        self.start("run", release=next(self.releases))
+        release = next(self.releases)
+        decision = self.start("run", release=release)
+        if decision is not None and decision.kind == "run":
+            self.last_release = release
 
     @precondition(lambda self: len(self.controllers) < 3)
     @rule(steal=st.sampled_from(["", "it hangs"]))
     def rollback(self, steal: str) -> None:
         self.start("rollback", steal=steal)
+
+    @precondition(lambda self: len(self.controllers) < 3)
+    @rule(steal=st.sampled_from(["", "it hangs"]))
+    def resume(self, steal: str) -> None:
+        self.start("resume", release=self.last_release, steal=steal)
 
     @precondition(lambda self: self.controllers)
     @rule(data=st.data(), acts=st.integers(1, 12))
@@ -426,8 +434,8 @@ class Model(RuleBasedStateMachine):
     def reload(self, name: str) -> None:
         self.world.lbs[name].pid += 1
 
-    @rule()
-    def all_die(self) -> None:
+    @rule(resumes=st.booleans())
+    def all_die(self, resumes: bool) -> None:
         """From any point traffic comes to be safe without a controller (4), and there is a way on."""
         self.controllers.clear()
         for name in self.world.lbs:
@@ -436,6 +444,9 @@ class Model(RuleBasedStateMachine):
         for lb in self.world.lbs.values():
             with looked_at(lb.state_dir, "shop") as records:
                 assert records is None or records.lease() is None, "a lease is left"
+                expect_foreseen((records.rollout() if records else None) or {"begin": {}, "events": []})
+        if resumes and self.start("resume", release=self.last_release) is not None:
+            assert self.controllers.pop().finish() == "promoted"
         for _attempt in range(3):
             decision = self.start("rollback")
             assert decision is not None, self.refused
@@ -458,10 +469,43 @@ class Model(RuleBasedStateMachine):
             self.world.check()
 
 
+def expect_foreseen(rollout: t.Mapping[str, t.Any]) -> None:
+    """Everything that is on record of a rollout leads from one of its states to another."""
+    told = history(rollout)
+    for (_before, state), (what, after) in itertools.pairwise(told):
+        assert TRANSITIONS[state].get(what) == after, f"{what} in state {state}"
+
+
 TestModel = Model.TestCase
 TestModel.settings = settings(
     max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_lease(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    model = Model()
+    try:
+        model.begin("blue_green")
+        model.release()
+        model.advance(First(model, 0), 3)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + seconds)
+        monkeypatch.setattr(time, "gmtime", lambda at=None: time.localtime((real() if at is None else at) + seconds))
+        lb = model.world.lbs["lb1"]
+        boot, now = boot_time()
+        for clock, expected in (
+            (lambda: (boot, now + LEASE - 60), ""),
+            (lambda: (boot, now + LEASE + 60), "lease"),
+        ):
+            Guard(lb.state_dir, clock).look()
+            with looked_at(lb.state_dir, "shop") as records:
+                holder = records.holder() if records else None
+            assert holder is not None
+            assert expected in holder.abandoned
+            assert bool(expected) == bool(holder.abandoned)
+    finally:
+        model.teardown()
 
 
 class First:
@@ -486,8 +530,9 @@ ORDERS = {
 }
 
 
+@pytest.mark.parametrize("resumes", [False, True])
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_orders_that_once_left_no_way_on(order: list[t.Any]) -> None:
+def test_orders_that_once_left_no_way_on(order: list[t.Any], resumes: bool) -> None:
     """A pair is a controller and the acts that it does; a load balancer's name, that its leases expire."""
     model = Model()
     try:
@@ -502,6 +547,6 @@ def test_orders_that_once_left_no_way_on(order: list[t.Any]) -> None:
                 model.rollback("it hangs")
             else:
                 model.release()
-        model.all_die()
+        model.all_die(resumes)
     finally:
         model.teardown()

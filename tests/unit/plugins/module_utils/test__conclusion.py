@@ -221,8 +221,8 @@ def test_a_rolling_release_without_progress_is_overdue(now, deadline, words):
     ],
 )
 def test_a_step_is_taken_only_after_the_good_end_of_the_one_before(previous: dict[str, t.Any], well: bool) -> None:
-    assert well_so_far(previous, 2) is well
-    assert well_so_far(previous, 0)
+    assert well_so_far(previous, 2, 0) is well
+    assert well_so_far(previous, 2, 2)
 
 
 def test_a_step_that_was_left_out_says_again_what_went_wrong_and_notes_nothing():

@@ -326,15 +326,23 @@ def test_while_watching_one_good_answer_in_a_few_seconds_is_enough():
     ("seconds", "interval", "polls"), [(10, 10, 2), (10, 3, 5), (10, 60, 2), (0.5, 10, 2), (300, 10, 31)]
 )
 def test_a_watch_reads_at_its_start_after_each_interval_and_at_its_end(seconds, interval, polls):
-    run = roll(healthy=seconds, settings=settings(interval=interval))
+    run = roll(healthy=seconds, settings=settings(interval=interval, on_restart="rollback"))
     told = tell(run, 4, False)
     assert told["watch"]["polls"] == polls
     assert [poll for batch in told["polls"] for poll in batch] == list(range(polls))
 
 
+def test_a_watch_may_read_once_more_for_each_load_balancer_that_is_told_again():
+    watches = [
+        tell(roll(settings=settings(on_restart=policy)), 4, False)["watch"] for policy in ("rollback", "reassert")
+    ]
+    assert watches[1]["polls"] - watches[0]["polls"] == len(roll().lbs)
+    assert [sorted(watch["reassert"]) for watch in watches] == [[], [lb.name for lb in roll().lbs]]
+
+
 def test_what_is_left_of_many_polls_is_passed_over_in_few_batches():
     told = tell(make_run(BLUE_GREEN, parse_steps([{"pause": {"for": 3000}}], BLUE_GREEN)), 0, False)
-    assert told["watch"]["polls"] == 301
+    assert told["watch"]["polls"] == 302
     assert len(told["polls"]) <= 18
     assert max(map(len, told["polls"])) <= 18
 

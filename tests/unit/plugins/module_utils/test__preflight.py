@@ -137,7 +137,7 @@ def test_control_variables_that_differ_are_refused(one, other, message):
 @pytest.mark.parametrize(
     ("control", "message"),
     [
-        ({"action": "promote"}, "rollout_action is 'promote'; it can be run or rollback"),
+        ({"action": "promote"}, "rollout_action is 'promote'; it can be run, resume or rollback"),
         ({"release": None}, "rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2"),
         ({"release": "  "}, "rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2"),
         (
@@ -197,6 +197,7 @@ def test_control_variables_that_differ_are_refused(one, other, message):
             {"analysis": {"interval": "soon"}},
             "'soon' is not a duration; write seconds, or a text such as 30s, 5m or 1h30m",
         ),
+        ({"on_restart": "wait"}, "rollout_on_restart is 'wait'; it can be reassert or rollback"),
         ({"on_drain_timeout": "wait"}, "rollout_on_drain_timeout is 'wait'; it can be fail, continue or cut"),
         (
             {"drain_timeout": "x"},

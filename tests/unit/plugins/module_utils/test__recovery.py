@@ -11,14 +11,16 @@ from collections import Counter
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
 from ansible_collections.steady.rollout.plugins.module_utils._executor import FORWARD, UNDO, Run
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import decide
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from simulated_rollout import (
     NEW,
     OLD,
@@ -36,7 +38,7 @@ from simulated_rollout import (
 
 KILLS = st.integers(0, 100)
 # Each example is one or two rollouts from end to end.
-FEW = settings(max_examples=40)
+FEW = examples(40)
 
 
 def killed(run: Run, at: int) -> World:
@@ -286,6 +288,16 @@ def test_a_host_that_was_only_let_in_leaves_again_on_the_way_back():
     world = killed(run := make_run(made, parse_steps(raw, made, ["web1"]), found), 4)
     world.kill_at = None
     assert [step.words() for step in world.rescue(run).plan.steps] == ["drain web2"]
+
+
+def test_a_host_that_was_let_in_on_one_load_balancer_only_is_in_on_both_after_the_way_back():
+    made = [Member("web1", "web1", "", {"shop": "web1"}), Member("web2", "web2", "", {"api": "web2", "shop": "web2"})]
+    found = {"shop": {"web1": server(), "web2": server(weight=0)}, "api": {"web2": server()}}
+    steps = parse_steps([{"admit": "web2"}, {"probe": "web1"}], made, ["web1", "web2"])
+    world = killed(run := make_run(made, steps, found, lbs=["lb1", "lb2"]), 5)
+    world.kill_at = None
+    assert [step.words() for step in world.rescue(run).plan.steps] == ["admit web2"]
+    assert world.lbs["lb1"].states() == world.lbs["lb2"].states()
 
 
 def test_a_swap_back_where_nothing_has_a_track_asks_for_steps():

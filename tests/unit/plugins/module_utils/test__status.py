@@ -14,13 +14,14 @@ from ansible_collections.steady.rollout.plugins.module_utils._blue_green import 
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._status import lines, message, report
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from examples import examples
 from simulated_rollout import RUNS, Killed, World, begin_of, carrying, fleet, make_run, server, targets
 
 KILLS = st.integers(0, 100)
-FEW = settings(max_examples=40)
+FEW = examples(40)
 LATER = 4e9  # when everything on record is long past
 HOSTS: dict[str, dict[str, t.Any]] = {f"web{i}": {} for i in range(1, 5)}
 COLOURS = {"web1": {"track": "blue"}, "web2": {"track": "blue"}, "web3": {"track": "green"}, "web4": {"track": "green"}}
@@ -167,7 +168,7 @@ def _paths(data: t.Any, path: tuple[t.Any, ...] = ()) -> list[tuple[t.Any, ...]]
 
 
 @given(st.data(), st.integers(2, 40), JSON)
-@settings(max_examples=150)
+@examples(150)
 def test_whatever_a_journal_holds_there_is_a_report(data, at, strange):
     _run, world = killed(at)
     answers = world.answers()

@@ -30,6 +30,7 @@ def told(seconds: float = 10, **watch: t.Any) -> dict[str, t.Any]:
         "name": "green",
         "rest_name": "blue",
         "expected": {lb: {"shop": STATES} for lb in ("lb1", "lb2")},
+        "reassert": {lb: {"lb": lb, "act": "shift"} for lb in ("lb1", "lb2")},
     }
     return {"key": "forward:3:1", "watch": {**known, **watch}}
 
@@ -248,3 +249,63 @@ def test_whatever_is_read_a_watch_ends_in_time_and_passes_only_on_good_news(poll
     if decided is not None and said[decided]["verdict"] == "pass":
         assert not any(one in bad for one in polls[: decided + 1])
         assert any(len(one) == 2 and "backends" in one[1] for one in polls[: decided + 1])
+
+
+# --- A load balancer that forgot
+
+
+def forgetful(requests: int, pid: int = 2) -> list[dict[str, t.Any]]:
+    """lb1 was restarted, and has web1 in rotation again."""
+    lb1, lb2 = both(requests)
+    lb1["process"]["pid"] = pid
+    lb1["backends"]["shop"]["servers"][0].update(state="ready", own_state="ready")
+    return [lb1, lb2]
+
+
+def restarted(requests: int) -> list[dict[str, t.Any]]:
+    lb1, lb2 = both(requests)
+    lb1["process"]["pid"] = 2
+    return [lb1, lb2]
+
+
+def test_a_load_balancer_that_forgot_at_a_restart_is_told_again_at_once():
+    said = watch([both(), forgetful(50)])[-1]
+    assert said["verdict"] == "going"
+    wanted = {"shop": [{"name": "web1", "state": "drain", "weight": 10}]}
+    assert said["reassert"] == [{"lb": "lb1", "act": "shift", "servers": wanted}]
+    assert said["next"] == 1001.0
+    assert "lb1 was reloaded or restarted, and forgot its weights: it is told again" in said["line"]
+
+
+def test_the_watch_goes_on_when_it_was_of_use():
+    said = watch([both(), forgetful(50), *(restarted(number * 50) for number in range(2, 11))])
+    assert said[-1]["verdict"] == "pass"
+    assert [one for one in said[2:] if one["reassert"]] == []
+
+
+def test_what_forgets_twice_fails():
+    said = watch([both(), forgetful(50), forgetful(100, pid=3)])[-1]
+    assert said["verdict"] == "fail"
+    assert "lb1 has shop/web1 ready with weight 10 instead of drain" in said["reason"]
+    assert said["reassert"] == []
+
+
+def test_a_restart_at_the_last_poll_is_told_again_before_it_is_judged():
+    said = watch([*(both(number * 50) for number in range(10)), forgetful(500), restarted(550)])
+    assert [one["verdict"] for one in said[-2:]] == ["going", "pass"]
+
+
+def test_by_the_policy_rollback_a_restart_that_forgot_fails():
+    said = watch([both(), forgetful(50)], told(reassert={}))[-1]
+    assert (said["verdict"], said["reassert"]) == ("fail", [])
+
+
+def test_a_restart_between_two_watches_is_noticed_by_the_first_poll():
+    known = poll(SETTINGS, {**told(), "key": "forward:2:1"}, both(), {}, 990.0)
+    said = poll(SETTINGS, told(), forgetful(0), known, 1000.0)
+    assert [one["lb"] for one in said["reassert"]] == ["lb1"]
+
+
+def test_what_somebody_changed_without_a_restart_is_not_told_again():
+    said = watch([both(), forgetful(50, pid=1)])[-1]
+    assert (said["verdict"], said["reassert"]) == ("fail", [])

@@ -8,8 +8,10 @@ from fractions import Fraction
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._weights import MAX_WEIGHT, share_of, split
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+
+from examples import examples
 
 weight = st.integers(min_value=0, max_value=MAX_WEIGHT)
 percents = st.one_of(st.integers(min_value=0, max_value=100), st.floats(min_value=0, max_value=100))
@@ -25,7 +27,7 @@ def equal(prefix: str, count: int, value: int = 100) -> dict[str, int]:
 
 
 @given(track("c"), track("s"), percents)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @example({"c0": 256, "c1": 1}, {"s0": 255, "s1": 254}, 1e-9)
 def test_weights_are_whole_numbers_in_range_for_every_server(canary, stable, percent):
     found = split(canary, stable, percent)
@@ -34,7 +36,7 @@ def test_weights_are_whole_numbers_in_range_for_every_server(canary, stable, per
 
 
 @given(track("c"), track("s"), percents)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_share_and_error_are_those_of_the_weights(canary, stable, percent):
     found = split(canary, stable, percent)
     assert found.share == pytest.approx(share_of(canary, found.weights), abs=1e-9)
@@ -42,7 +44,7 @@ def test_share_and_error_are_those_of_the_weights(canary, stable, percent):
 
 
 @given(track("c"), track("s"), percents.filter(lambda percent: 0 < percent < 100))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_only_servers_of_base_weight_zero_get_nothing(canary, stable, percent):
     found = split(canary, stable, percent)
     assert {name for name, value in found.weights.items() if not value} == {
@@ -51,7 +53,7 @@ def test_only_servers_of_base_weight_zero_get_nothing(canary, stable, percent):
 
 
 @given(track("c"), track("s"), percents)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_skew_bounds_how_far_a_server_strays_within_its_track(canary, stable, percent):
     found = split(canary, stable, percent)
     for base in (canary, stable):
@@ -63,7 +65,7 @@ def test_skew_bounds_how_far_a_server_strays_within_its_track(canary, stable, pe
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 99))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_no_weights_of_equal_servers_come_nearer(canaries, stables, percent):
     found = split(equal("c", canaries), equal("s", stables), percent)
     nearest = min(
@@ -75,7 +77,7 @@ def test_no_weights_of_equal_servers_come_nearer(canaries, stables, percent):
 
 
 @given(track("c"), track("s"), percents, percents)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_larger_share_is_never_answered_with_a_smaller_one(canary, stable, one, other):
     low, high = sorted((one, other))
     assert split(canary, stable, low).share <= split(canary, stable, high).share + 1e-9

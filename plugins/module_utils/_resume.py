@@ -1,0 +1,129 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""From which step a rollout that another run left can go on: the last one where the journals and the servers agree. Pure."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, LoadBalancer, Run, expected_at
+from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries, servers_of
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Plan
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
+
+Rollouts = t.Sequence[t.Mapping[str, t.Any]]  # of each backend of one load balancer, as _journal.fold tells it
+Readings = t.Mapping[str, t.Mapping[str, t.Any]]  # {lb: what rollout_info returned}
+
+
+def first_step(run: Run, records: t.Mapping[str, Rollouts], readings: Readings) -> int:
+    """The number of the step to go on with, from 0. ``records``: by load balancer, of the rollout and of those it took over.
+
+    Raises PlanError where the servers are not as any step that was reached left them.
+    """
+    reached = {
+        lb.name: _reached(run, lb, readings[lb.name], due_step(run.plan, records.get(lb.name, ()))) for lb in run.lbs
+    }
+    first = min(reached.values())
+    if len(set(reached.values())) > 1:
+        # One load balancer was told the step, and the other was not: to tell it again changes nothing there.
+        return first
+    # Whatever gets traffic is seen to be good right before, however long ago it was seen the last time.
+    steps, lbs = run.plan.steps, run.lbs
+    gives = 0 < first < len(steps) and steps[first].kind in ("admit", "traffic")
+    if gives and steps[first - 1].kind in ("probe", "analyse"):
+        before = all(not _differences(run, lb, readings[lb.name], first - 2) for lb in lbs)
+        return first - 1 if before else first
+    return first
+
+
+def due_step(plan: Plan, rollouts: Rollouts) -> int:
+    """The first step that is not known to have gone well on a load balancer."""
+    due = max((int((one["begin"].get("resumed") or {}).get("at", 0)) for one in rollouts), default=0)
+    events = [event for one in rollouts for event in one["events"] if event.get("mode") != UNDO]
+    announced = [
+        int(event["step"]) for event in events if event["event"] == "intent" and isinstance(event.get("step"), int)
+    ]
+    if not announced:
+        return due
+    # No step is announced before the one before it went well everywhere.
+    last = max(announced)
+    return max(due, last + 1 if _went_well(plan, last, rollouts) else last)
+
+
+def _went_well(plan: Plan, step: int, rollouts: Rollouts) -> bool:
+    """Whether the last step that was announced is on record as done; the share of traffic was seen only when the next one began."""
+    if not 0 <= step < len(plan.steps) or plan.steps[step].kind == "traffic":
+        return False
+    by_module = plan.steps[step].kind in ("drain", "admit")
+    own = [[event for event in one["events"] if event.get("step") == step] for one in rollouts]
+    concerned = [events for events in own if any(event["event"] == "intent" for event in events)]
+    return all(
+        any(event["event"] == "result" and event.get("ok") and (by_module or "act" not in event) for event in events)
+        for events in concerned
+    )
+
+
+def _reached(run: Run, lb: LoadBalancer, reading: t.Mapping[str, t.Any], due: int) -> int:
+    """The last step up to ``due`` that can be taken as the servers are; one that was cut off may have moved some of them."""
+    for step in range(due, -1, -1):
+        if not _differences(run, lb, reading, step - 1, step):
+            return step
+    wrong = "; ".join(_differences(run, lb, reading, due - 1, due))
+    left = f"step {due}, or any before it, left it" if due else "the rollout found it"
+    raise PlanError(f"{lb.name} is not as {left}: {wrong}.")
+
+
+def _differences(run: Run, lb: LoadBalancer, reading: t.Mapping[str, t.Any], *steps: int) -> list[str]:
+    """Servers that are as none of ``steps`` leaves them, in words, with what the first one does. Out of rotation is out, in drain or
+    in maint."""
+    expected = [expected_at(run, lb, step) for step in steps]
+    found = []
+    for backend, states in expected[0].items():
+        servers = servers_of(reading, backend)
+        for name, wanted in states.items():
+            server = servers.get(name)
+            if server is None or not any(_is_as(server, each[backend][name]) for each in expected):
+                now = f"{server['own_state']} with weight {server['weight']}" if server else "gone"
+                found.append(f"{name} of {backend} is {now}, not {_words(wanted)}")
+    return found
+
+
+def _is_as(server: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]) -> bool:
+    is_in = carries({**server, "state": server["own_state"]})
+    weighs = not is_in or wanted["weight"] in (None, server["weight"])
+    return weighs and is_in == _is_in(wanted)
+
+
+def _is_in(wanted: t.Mapping[str, t.Any]) -> bool:
+    return bool(wanted["state"] == "ready" and wanted["weight"] != 0)
+
+
+def _words(wanted: t.Mapping[str, t.Any]) -> str:
+    if not _is_in(wanted):
+        return "out of rotation"
+    return "ready" if wanted["weight"] is None else f"ready with weight {wanted['weight']}"
+
+
+def difference(old: Plan, new: Plan) -> str:
+    """What makes two plans differ, in words; "" where they are the same."""
+    if old.hash == new.hash:
+        return ""
+    for what, before, now in (
+        ("its strategy was", old.strategy, new.strategy),
+        ("its release was", old.release, new.release),
+        ("its backends were", ", ".join(old.backends), ", ".join(new.backends)),
+        ("its hosts were", _hosts(old), _hosts(new)),
+    ):
+        if before != now:
+            return f"{what} {before}, and {'is' if what.endswith('was') else 'are'} {now} now"
+    for number in range(max(len(old.steps), len(new.steps))):
+        words = [plan.steps[number].words() if number < len(plan.steps) else "none" for plan in (old, new)]
+        if words[0] != words[1]:
+            return f"its step {number + 1} was {words[0]}, and is {words[1]} now"
+    return "its hosts serve others than before, or a step has other options"
+
+
+def _hosts(plan: Plan) -> str:
+    return ", ".join(member.key for member in plan.members)

@@ -1,0 +1,247 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+
+import pytest
+from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
+from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Refused, decide
+from ansible_collections.steady.rollout.plugins.module_utils._resume import difference, first_step
+from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from examples import examples
+from simulated_rollout import RUNS, Killed, World, begin_of, carrying, fleet, make_run, server, targets
+
+KILLS = st.integers(0, 100)
+FEW = examples(40)
+COLOURS = {"web1": {"track": "blue"}, "web2": {"track": "green"}}
+
+
+def roll(**changes: t.Any) -> Run:
+    """Two hosts, one after the other: drain 0, deploy 1, probe 2, admit 3, analyse 4, and the same from 5 on."""
+    return make_run(fleet(2), rolling(fleet(2), 1, None, 10, False), lbs=["lb1", "lb2"], **changes)
+
+
+def swap() -> Run:
+    """deploy 0, probe 1, traffic 2, analyse 3."""
+    made = fleet(2, "bg")
+    found = {"shop": {"web1": server(), "web2": server("drain")}}
+    run = make_run(made, blue_green(made[:1], made[1:], 300), found, lbs=["lb1", "lb2"])
+    return dataclasses.replace(run, plan=dataclasses.replace(run.plan, strategy="blue_green"))
+
+
+def killed(run: Run, at: int) -> World:
+    """The world in which the rollout was killed before that act, after it began everywhere and before it ended anywhere."""
+    whole = World(run)
+    whole.roll_out(run, begin_of(run))
+    ends = len(run.lbs)
+    world = World(run, ends + at % (whole.acts - 2 * ends + 1))
+    with contextlib.suppress(Killed):
+        world.roll_out(run, begin_of(run))
+    world.kill_at = None
+    return world
+
+
+def killed_in(run: Run, step: int) -> World:
+    """Killed as soon as every load balancer has announced a step."""
+    world = World(run)
+    world.begin(run, begin_of(run))
+    for index in range(step + 1):
+        world.take(run, index)
+        world.concluded = {} if index == step else world.concluded
+    return world
+
+
+def returned(run: Run, world: World) -> World:
+    """Its guards have returned the traffic."""
+    world.concluded = {}
+    for lb in world.lbs.values():
+        lb.act(run.rollout_id, {"act": "restore", "backends": list(run.plan.backends), "record": {"by": "guard"}})
+    return world
+
+
+def first(run: Run, world: World) -> int:
+    answers = world.answers()
+    records = {lb: [record["rollout"] for record in answer["records"].values()] for lb, answer in answers.items()}
+    return first_step(run, records, answers)
+
+
+def go_on(run: Run, world: World) -> Run:
+    """Take the rollout over, and bring it to its end."""
+    again = dataclasses.replace(run, rollout_id="r2", first=first(run, world))
+    begin = {**begin_of(run), "resumed": {"of": run.rollout_id, "at": again.first}, "after": [run.rollout_id]}
+    world.concluded = {}
+    world.begin(again, begin, [run.rollout_id])
+    world.carry_out(again)
+    world.end(again, "promoted")
+    return again
+
+
+def reached(world: World) -> dict[str, t.Any]:
+    """What everything comes to in the end: who carries how much, and what runs where."""
+    weights = {
+        (name, backend, key): one["weight"]
+        for name, lb in world.lbs.items()
+        for backend, servers in lb.states().items()
+        for key, one in servers.items()
+        if (backend, key) in carrying({backend: servers}) and one["weight"]
+    }
+    return {"weights": weights, "running": world.running}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# properties
+
+
+@given(RUNS, KILLS)
+@FEW
+def test_a_rollout_that_is_resumed_comes_to_where_it_was_going(run, at):
+    whole = World(run)
+    whole.roll_out(run, begin_of(run))
+    world = killed(run, at)
+    go_on(run, world)
+    assert reached(world) == reached(whole)
+
+
+@given(RUNS, KILLS)
+@FEW
+def test_so_does_one_whose_traffic_was_returned(run, at):
+    whole = World(run)
+    whole.roll_out(run, begin_of(run))
+    world = returned(run, killed(run, at))
+    # Where nothing is safe to carry, what was brought in meanwhile stays; the plan may not know such a state.
+    assume(all(carrying({backend: safe}) for lb in world.lbs.values() for backend, safe in lb.safe.items()))
+    go_on(run, world)
+    assert reached(world) == reached(whole)
+
+
+@given(RUNS, KILLS)
+@FEW
+def test_what_was_resumed_is_taken_back_as_a_whole(run, at):
+    world = killed(run, at)
+    go_on(run, world)
+    recovery = world.recovery(run.plan.backends)
+    deployed = {step.members for step in run.plan.steps if step.kind == "deploy"}
+    assert (recovery.rollout_id, set(recovery.deployed)) == ("r2", deployed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# from which step
+
+
+def test_a_deploy_that_was_begun_is_done_again():
+    assert first(roll(), killed_in(roll(), 6)) == 6
+
+
+def test_a_watch_that_was_begun_is_begun_again():
+    assert first(swap(), killed_in(swap(), 3)) == 3
+
+
+def test_a_swap_that_was_returned_begins_at_the_probe_before_it():
+    assert first(swap(), returned(swap(), killed_in(swap(), 3))) == 1
+
+
+def test_a_host_that_was_let_in_and_not_yet_watched_is_probed_again():
+    assert first(roll(), returned(roll(), killed_in(roll(), 4))) == 2
+
+
+def test_a_batch_that_was_done_stays_done():
+    assert first(roll(), returned(roll(), killed_in(roll(), 6))) == 6
+
+
+def test_nothing_but_a_begin_is_resumed_at_the_first_step():
+    world = World(roll())
+    world.begin(roll(), begin_of(roll()))
+    assert first(roll(), world) == 0
+
+
+def test_servers_that_somebody_changed_meanwhile_are_told():
+    world = killed_in(roll(), 1)
+    world.lbs["lb2"].servers["shop"]["web2"]["weight"] = 3
+    with pytest.raises(PlanError, match=r"lb2 .*: web2 of shop is ready with weight 3, not ready with weight 10"):
+        first(roll(), world)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the decision
+
+
+def decided(world: World, **control: t.Any) -> Decision:
+    given = {"action": "resume", "strategy": {"name": "blue_green", "bake": 300, "live": ""}, **control}
+    return decide(targets(COLOURS, **given), world.answers(), "r2", list(COLOURS))
+
+
+def test_a_rollout_goes_on_from_its_step_under_its_own_plan():
+    decision = decided(killed_in(swap(), 3))
+    assert decision.run is not None
+    assert (decision.run.first, decision.run.plan) == (3, swap().plan)
+    assert decision.take_over == ("r1",)
+    assert decision.words == (
+        "rollout r1 of release 2.0.0 is running; it goes on from step 4 of 4 (analyse green (web2) for 5m)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("control", "why"),
+    [
+        ({"release": "3.0.0"}, "its release was 2.0.0, and is 3.0.0 now"),
+        (
+            {"strategy": {"name": "blue_green", "bake": 60, "live": ""}},
+            r"its step 4 was analyse green \(web2\) for 5m, and is analyse green \(web2\) for 1m now",
+        ),
+        ({"strategy": {"name": "rolling"}}, "its strategy was blue_green, and is rolling now"),
+        (
+            {"deploy": {"role": "shop.other"}},
+            "deployed by role:shop.release, and rollout_deploy is role:shop.other now",
+        ),
+    ],
+)
+def test_another_plan_is_refused_with_what_differs(control, why):
+    with pytest.raises(Refused, match=why):
+        decided(killed_in(swap(), 3), **control)
+
+
+def test_what_ended_is_not_resumed():
+    world = World(swap())
+    world.roll_out(swap(), begin_of(swap()))
+    with pytest.raises(Refused, match="rollout r1 ended as promoted; there is nothing to resume"):
+        decided(world)
+
+
+def test_what_is_on_its_way_back_is_not_resumed():
+    world = killed_in(swap(), 3)
+    world.restore(swap())
+    with pytest.raises(Refused, match="rollout r1 is rolling back; it can only be taken back"):
+        decided(world)
+
+
+def test_where_nothing_is_recorded_nothing_is_resumed():
+    with pytest.raises(Refused, match="no rollout is recorded that could be resumed"):
+        decided(World(swap()))
+
+
+def test_a_run_that_finds_an_unfinished_rollout_names_the_ways_on():
+    with pytest.raises(
+        Refused, match=r"rollout_action=resume, or take it back with the playbook steady\.rollout\.rollback"
+    ):
+        decided(killed_in(swap(), 3), action="run")
+
+
+def test_a_run_that_finds_one_on_its_way_back_names_the_way_back_only():
+    world = killed_in(swap(), 3)
+    world.restore(swap())
+    with pytest.raises(Refused, match=r"let it end, or take it back with the playbook steady\.rollout\.rollback"):
+        decided(world, action="run")
+
+
+def test_plans_that_are_the_same_have_no_difference():
+    assert difference(swap().plan, swap().plan) == ""
