@@ -47,7 +47,7 @@ class ActionModule(RolloutAction):
         names = control["load_balancers"] if isinstance(control["load_balancers"], (list, tuple)) else []
         reach = {str(name): self._reach(hostvars, str(name), task_vars) for name in names if name in hostvars}
         targets = _preflight.make_targets(play, control, own, reach)
-        rolls = targets.action in ("run", "rollback")
+        rolls = targets.action in (*_preflight.ROLLS_OUT, "rollback")
         wait = _preflight.lock_wait(targets.action, control)
         deploy, tasks_file = self._find_deploy(control["deploy"], task_vars) if rolls else (None, None)
         return {
