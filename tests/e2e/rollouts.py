@@ -27,6 +27,8 @@ from local_fleet.tally import Summary, Terms
 
 HERE = pathlib.Path(__file__).resolve().parent
 RUN_SECONDS = 480.0
+# The load must not be late because Ansible is busy: a late request would look like a slow one.
+NICENESS = 5
 REQUESTS = 12  # of a look at who answers: more than a round of a balancer
 SAMPLE_SECONDS = 0.02
 # What a rollout takes as a person has it, in seconds that suit a test.
@@ -189,14 +191,15 @@ class Result:
 class Running:
     """A run of ansible-playbook under way."""
 
-    def __init__(self, command: t.Sequence[str], folder: pathlib.Path, env: t.Mapping[str, str]) -> None:
+    def __init__(
+        self, command: t.Sequence[str], folder: pathlib.Path, env: t.Mapping[str, str], niceness: int = NICENESS
+    ) -> None:
         self._output = folder / "output"
         self._record = folder / "record.jsonl"
         self._record.touch()
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                # The load must not be late because Ansible is busy: a late request would look like a slow one.
-                ["nice", "-n", "5", *command],
+                ["nice", "-n", str(niceness), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -257,7 +260,10 @@ class Rollouts:
     """A local fleet of its own, and rollouts on it. Use as a context manager.
 
     `variables` go to all hosts of the inventory (None takes one out), `hosts` to single hosts: {host: {name: value}}.
+    `niceness` is that of Ansible and its modules.
     """
+
+    niceness = NICENESS
 
     def __init__(
         self,
@@ -319,7 +325,7 @@ class Rollouts:
         name = f"steady.rollout.{what}" if isinstance(what, str) else self._write_plays(what)
         program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
         command = [program, "-i", str(self.inventory), name, "-e", "@variables.json", *arguments]
-        running = Running(command, folder, self._environment())
+        running = Running(command, folder, self._environment(), self.niceness)
         self._stack.callback(running.kill)
         return running
 
