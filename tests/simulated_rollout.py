@@ -228,8 +228,9 @@ class SimulatedLb:
             "backup": False,
             "address": one["address"],
             "port": one["port"],
-            "health": "up",
-            "status": "UP",
+            # In maint nobody checks it.
+            "health": "down" if one["state"] == "maint" else "up",
+            "status": "MAINT" if one["state"] == "maint" else "UP",
             "sessions": 0,
             "max_sessions": None,
             "requests": 0,

@@ -63,7 +63,7 @@ class ActionModule(RolloutAction):
                 **how_to_reach(lb),
                 "record": {**decision.begin, "found": lb.found},
                 "safe": decision.safe_to_begin(lb),
-                "planned_on": _preflight.planned_on(answers.get(lb.name) or {}),
+                "planned_on": _preflight.planned_on(answers.get(lb.name) or {}, decision),
                 **grant(run.settings, "begin"),
                 "timeout": int(run.settings.lb_timeout),
             }

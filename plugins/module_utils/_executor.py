@@ -129,8 +129,10 @@ class Run:
 
 def out_at(run: Run, index: int) -> set[str]:
     """The members that may not carry traffic while step ``index`` acts: deployed, and not yet proved since."""
-    out = set(run.out)
+    out = set(run.out) if index < run.first else set()
     for number, step in enumerate(run.plan.steps[: index + 1]):
+        if number == run.first:
+            out.update(run.out)
         if step.kind == "deploy":
             out.update(step.members)
         elif step.kind == "admit" and _proved_by(run.plan.steps, number) < index:

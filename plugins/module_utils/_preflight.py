@@ -20,6 +20,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LoadBalancer,
     Run,
     Settings,
+    admitted_at,
     meant_to_carry,
     safe_at,
     shifts,
@@ -358,10 +359,19 @@ def check_readings(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.An
                 raise Refused(f"{lb.name}: the record of backend {backend} cannot be used: {record['problem']}")
 
 
-def planned_on(answer: t.Mapping[str, t.Any]) -> dict[str, dict[str, t.Any]]:
-    """The last rollout on each backend, as a load balancer told it before anything was planned."""
+def planned_on(answer: t.Mapping[str, t.Any], decision: Decision) -> dict[str, dict[str, t.Any]]:
+    """The last rollout on each backend, as a load balancer told it before anything was planned.
+
+    Who goes on with a rollout does so from where it was; whoever takes it back covers what it did since.
+    """
     last = {backend: record.get("rollout") or {} for backend, record in (answer.get("records") or {}).items()}
-    return {backend: {key: one[key] for key in ("rollout_id", "ended") if key in one} for backend, one in last.items()}
+    planned = {
+        backend: {key: one[key] for key in ("rollout_id", "ended") if key in one} for backend, one in last.items()
+    }
+    if "resumed" in decision.begin:
+        for backend, one in last.items():
+            planned[backend]["events"] = len(one.get("events") or ())
+    return planned
 
 
 def held_by(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, list[str]]:
@@ -442,7 +452,8 @@ def _refuse_held(targets: Targets, answers: t.Mapping[str, t.Any]) -> None:
 
 def _ways_on(answers: t.Mapping[str, t.Any], rollout_id: str) -> str:
     """What to do with a rollout that is not at work any more, in words."""
-    state = max(_states(answers, (rollout_id,)), key=lambda state: len(WAYS_ON[state]), default=ROLLING_BACK)
+    # All load balancers must be in a state that allows it.
+    state = min(_states(answers, (rollout_id,)), key=lambda state: len(WAYS_ON[state]), default=ROLLING_BACK)
     back = "take it back with the playbook steady.rollout.rollback"
     if "resume" not in WAYS_ON[state]:
         return back
@@ -628,8 +639,8 @@ def _as_if(
     for name, server in _fleet.servers_of(reading, backend).items():
         state, found = states[name], lb.found[backend][name]
         weight = server["weight"] if state["weight"] is None else state["weight"]
-        # What is not in rotation now is deployed and seen healthy before it carries anything.
-        health = server["health"] if carries(found) else "up"
+        # What is not in rotation now is deployed and seen healthy before it carries anything; in maint nobody checks it.
+        health = server["health"] if carries(found) and carries(server) else "up"
         servers[name] = {**server, "state": state["state"], "weight": weight, "base": found["base"], "health": health}
     return servers
 
@@ -709,7 +720,7 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
         lbs=lbs,
         settings=targets.settings,
         releases=recovery.current,
-        previous=recovery.target,
+        previous=_with_given(recovery, targets).target,
         deploy_key=targets.deploy_key,
         addresses=addresses_of(targets, members),
     )
@@ -721,7 +732,10 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
             f"rollout {recovery.rollout_id} cannot be resumed, as the servers are not as it left them: {_lowered(exc)}; make them so, or "
             "take it back with the playbook steady.rollout.rollback"
         ) from exc
-    run = replace(run, first=first)
+    # What was in deploy, and was not seen to be good since, may carry nothing before it is.
+    good = admitted_at(run, first)
+    out = tuple(dict.fromkeys(key for group in recovery.deployed for key in group if key not in good))
+    run = replace(run, first=first, out=out)
     _check_capacity(run, answers)
     begin = {
         **_begin(run, recovery.carried),
@@ -758,8 +772,8 @@ def _as_it_found(recovery: Recovery, targets: Targets, answers: t.Mapping[str, R
     late = [name for name in now if name not in recovery.found and any(recovery.deployed)]
     if late:
         raise Refused(
-            f"rollout {recovery.rollout_id} began without {_some(late)}; leave {'it' if len(late) == 1 else 'them'} out with "
-            "rollout_absent_lbs to go on, or take the rollout back"
+            f"rollout {recovery.rollout_id} never began on {_some(late)}, so that the hosts were changed without "
+            f"{'it' if len(late) == 1 else 'them'}; take it back with the playbook steady.rollout.rollback"
         )
     return tuple(replace(lb, found=found[name]) for name, lb in now.items())
 

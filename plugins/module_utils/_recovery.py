@@ -23,7 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     Run,
     Settings,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import undo_steps
 
@@ -146,9 +146,18 @@ class Recovery:
         keys = tuple(
             member.key
             for member in self.plan.members
-            if member.key in (self._let_in & set(self.carried)) - self._touched and _fleet.differs(member, now)
+            if member.key in (self._let_in & set(self.carried)) - self._touched
+            and _fleet.differs(member, now)
+            and not self._differed(member)
         )
         return (Step("admit", keys),) if keys else ()
+
+    def _differed(self, member: Member) -> bool:
+        """Whether the load balancers treated the member differently before: that is for whoever had them do so."""
+        return any(
+            len({_fleet.carries(found[backend][name]) for found in self.found.values()}) > 1
+            for backend, name in member.servers.items()
+        )
 
     @property
     def _touched(self) -> set[str]:
@@ -200,17 +209,29 @@ def back_from(answers: Answers, backends: t.Sequence[str]) -> Recovery | None:
     known = [(lb, record) for lb, answer in answers.items() for record in _records(answer, backends)]
     if not known:
         return None
-    holders = [rollout_id for answer in answers.values() for rollout_id in _holders(answer)]
-    wanted = next(
-        (record["rollout_id"] for _lb, record in known if record["rollout_id"] in holders),
-        max((record for _lb, record in known), key=lambda record: str(record["at"]))["rollout_id"],
-    )
+    holders = {rollout_id for answer in answers.values() for rollout_id in _holders(answer)}
+    wanted = _last_word([record for _lb, record in known], holders)
     own = [(lb, record) for lb, record in known if record["rollout_id"] == wanted]
-    after = own[0][1]["begin"].get("after") or ()
+    after = _after(own[0][1])
     begun = {lb for lb, _record in own}
     # Where it did not begin before its controller died, what it took over is the last word.
     earlier = [(lb, record) for lb, record in known if record["rollout_id"] in after and lb not in begun]
-    return _recovery(wanted, own, earlier, wanted in holders)
+    return _recovery(wanted, own, earlier, bool(holders & {wanted, *after}))
+
+
+def _last_word(known: t.Sequence[t.Mapping[str, t.Any]], holders: t.Collection[str]) -> str:
+    """The rollout that holds, or that took one that holds over; without any the newest."""
+    held = {record["rollout_id"] for record in known} & set(holders)
+    chain = [record for record in known if held & {record["rollout_id"], *_after(record)}]
+    superseded = {rollout_id for record in chain for rollout_id in _after(record)}
+    newest = max(known, key=lambda record: str(record["at"]))
+    return str(next((one for one in chain if one["rollout_id"] not in superseded), newest)["rollout_id"])
+
+
+def _after(record: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    """The rollouts that it took over."""
+    after = record["begin"].get("after")
+    return tuple(str(name) for name in after) if isinstance(after, (list, tuple)) else ()
 
 
 def _records(answer: t.Mapping[str, t.Any], backends: t.Sequence[str]) -> list[t.Mapping[str, t.Any]]:
@@ -250,7 +271,7 @@ def _recovery(rollout_id: str, own: Recorded, earlier: Recorded, locked: bool) -
             deploy_key=str(begin["deploy_key"]),
             deployed=deployed,
             found={lb: _found(each["found"]) for lb, each in begins.items()},
-            after=tuple(str(name) for name in begin.get("after") or ()),
+            after=_after(own[0][1]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise PlanError(f"The record of rollout {rollout_id} cannot be read: {type(exc).__name__} {exc}.") from exc

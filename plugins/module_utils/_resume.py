@@ -22,10 +22,16 @@ def first_step(run: Run, records: t.Mapping[str, Rollouts], readings: Readings) 
 
     Raises PlanError where the servers are not as any step that was reached left them.
     """
-    reached = {
-        lb.name: _reached(run, lb, readings[lb.name], due_step(run.plan, records.get(lb.name, ()))) for lb in run.lbs
-    }
+    # No step is announced anywhere before the one before it went well everywhere.
+    begun = max(announced(records.get(lb.name, ())) for lb in run.lbs)
+    due = {lb.name: max(begun, due_step(run.plan, records.get(lb.name, ()))) for lb in run.lbs}
+    reached = {lb.name: _reached(run, lb, readings[lb.name], due[lb.name]) for lb in run.lbs}
     first = min(reached.values())
+    for lb in run.lbs:
+        wrong = _differences(run, lb, readings[lb.name], first - 1, first)
+        if wrong:
+            others = ", ".join(name for name in reached if reached[name] == first)
+            raise PlanError(f"{lb.name} is further than {others}: {'; '.join(wrong)}.")
     if len(set(reached.values())) > 1:
         # One load balancer was told the step, and the other was not: to tell it again changes nothing there.
         return first
@@ -40,16 +46,18 @@ def first_step(run: Run, records: t.Mapping[str, Rollouts], readings: Readings) 
 
 def due_step(plan: Plan, rollouts: Rollouts) -> int:
     """The first step that is not known to have gone well on a load balancer."""
-    due = max((int((one["begin"].get("resumed") or {}).get("at", 0)) for one in rollouts), default=0)
+    last = announced(rollouts)
+    return last + 1 if _went_well(plan, last, rollouts) else last
+
+
+def announced(rollouts: Rollouts) -> int:
+    """The last step that was announced on a load balancer, or that a rollout went on from."""
+    steps = [int((one["begin"].get("resumed") or {}).get("at", 0)) for one in rollouts]
     events = [event for one in rollouts for event in one["events"] if event.get("mode") != UNDO]
-    announced = [
+    steps += [
         int(event["step"]) for event in events if event["event"] == "intent" and isinstance(event.get("step"), int)
     ]
-    if not announced:
-        return due
-    # No step is announced before the one before it went well everywhere.
-    last = max(announced)
-    return max(due, last + 1 if _went_well(plan, last, rollouts) else last)
+    return max(steps, default=0)
 
 
 def _went_well(plan: Plan, step: int, rollouts: Rollouts) -> bool:
@@ -59,7 +67,7 @@ def _went_well(plan: Plan, step: int, rollouts: Rollouts) -> bool:
     by_module = plan.steps[step].kind in ("drain", "admit")
     own = [[event for event in one["events"] if event.get("step") == step] for one in rollouts]
     concerned = [events for events in own if any(event["event"] == "intent" for event in events)]
-    return all(
+    return bool(concerned) and all(
         any(event["event"] == "result" and event.get("ok") and (by_module or "act" not in event) for event in events)
         for events in concerned
     )

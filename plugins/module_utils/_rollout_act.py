@@ -190,6 +190,7 @@ def _begin(act: Act, driver: Driver, watchdog: Watchdog | None) -> Done:
             _exclude(stack, driver, records.backend, act.patience)
         previous = {records.backend: _admitted(act, driver, records) for records in found}
         leases = {records.backend: records.lease() for records in found}
+        safes = {records.backend: records.safe() for records in found}
         for records in found:
             _refuse_outdated(act, records)
             _refuse_theft(act, records, previous[records.backend], leases[records.backend])
@@ -198,7 +199,8 @@ def _begin(act: Act, driver: Driver, watchdog: Watchdog | None) -> Done:
         try:
             for records in found:
                 taken.append(records)
-                _take(act, driver, records, previous[records.backend], done)
+                watched = {"lease": leases[records.backend], "safe": safes[records.backend]}
+                _take(act, driver, records, previous[records.backend], watched, done)
             _grant(act, found, watchdog)
         except StateError:
             for records in taken:
@@ -248,8 +250,9 @@ def _refuse_outdated(act: Act, records: Records) -> None:
         return
     planned, last = act.planned_on[records.backend] or {}, records.rollout() or {}
     known = [(one.get("rollout_id"), bool(one.get("ended"))) for one in (planned, last)]
-    if known[0] != known[1] and last.get("rollout_id") != act.rollout_id:
-        what = f"ended as {last['outcome']}" if last["ended"] else "began"
+    moved = "events" in planned and planned["events"] != len(last.get("events") or ())
+    if (known[0] != known[1] or moved) and last.get("rollout_id") != act.rollout_id:
+        what = f"ended as {last['outcome']}" if last["ended"] else "went on" if known[0] == known[1] else "began"
         raise Outdated(
             f"rollout {last['rollout_id']} {what} on backend {records.backend} after this was planned; run it again. "
             "Nothing was changed."
@@ -262,15 +265,24 @@ def _refused(holder: Holder, backend: str) -> StateError:
     )
 
 
-def _take(act: Act, driver: Driver, records: Records, previous: Holder | None, done: Done) -> None:
+def _take(
+    act: Act, driver: Driver, records: Records, previous: Holder | None, watched: t.Mapping[str, t.Any], done: Done
+) -> None:
+    """``watched``: the lease and the safe state of the one that is taken over."""
     if previous and previous.rollout_id == act.rollout_id and not act.take_over:
         point(driver.lock_name(records.backend), act.state_dir, records.backend)
         return
     holder = Holder(act.rollout_id, fence.now(), act.who)
     record = {**act.record, "who": dict(act.who)}
     if previous:
-        took = {**previous.as_dict(), "reason": act.reason, "deployed": _deploys(records, previous.rollout_id)}
-        record["took_over"] = took
+        lease = watched["lease"]
+        record["took_over"] = {
+            **previous.as_dict(),
+            "reason": act.reason,
+            "deployed": _deploys(records, previous.rollout_id),
+            "lease": lease.as_dict() if lease else None,
+            "safe": watched["safe"],
+        }
     records.forget_old_rollouts()
     records.write("begin", act.rollout_id, record)
     point(driver.lock_name(records.backend), act.state_dir, records.backend)
@@ -419,10 +431,10 @@ def _with_changed(text: str, done: Done) -> str:
 def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
     for records in held:
         holder = records.holder()
-        previous = _taken_over(records) if act.outcome == "refused" else None
+        took = ((records.rollout() or {}).get("begin") or {}).get("took_over") if act.outcome == "refused" else None
         records.write("end", act.rollout_id, {**act.record, "outcome": act.outcome})
-        if previous:
-            _hand_back(records, previous, driver.lock_name(records.backend))
+        if took:
+            previous = _hand_back(records, took, driver.lock_name(records.backend))
             done.lines.append(_lock_lines(records.backend, holder, previous))
             continue
         records.drop_lease()
@@ -433,22 +445,17 @@ def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> Non
     done.changed = done.changed or not act.keep_lock
 
 
-def _taken_over(records: Records) -> Holder | None:
-    """Whose lock the rollout took when it began here."""
-    took = ((records.rollout() or {}).get("begin") or {}).get("took_over")
-    if not took:
-        return None
-    return Holder(str(took["rollout_id"]), str(took["since"]), dict(took["who"]), str(took.get("abandoned") or ""))
-
-
-def _hand_back(records: Records, previous: Holder, name: str) -> None:
-    """A take-over that did not come about leaves the lock where it was, and somebody who watches it."""
-    lease = records.lease()
+def _hand_back(records: Records, took: Payload, name: str) -> Holder:
+    """A take-over that did not come about leaves the lock, its lease and what is safe as they were."""
+    previous = Holder(str(took["rollout_id"]), str(took["since"]), dict(took["who"]), str(took.get("abandoned") or ""))
+    if took.get("safe"):
+        records.keep_safe(str(took["safe"]["rollout_id"]), took["safe"]["servers"])
     records.take(previous, name)
-    if lease and not previous.abandoned:
-        records.grant(lease._replace(rollout_id=previous.rollout_id))
+    if took.get("lease"):
+        records.grant(Lease.from_dict(took["lease"]))
     else:
         records.drop_lease()
+    return previous
 
 
 def _has_ended(act: Act) -> bool:

@@ -193,12 +193,15 @@ def test_a_take_over_must_name_the_rollout_that_holds_the_backend(rollout: Contr
 
 
 def test_a_take_over_that_is_refused_elsewhere_hands_the_lock_back(rollout: Controller) -> None:
+    rollout("note", lease=600)
+    before = rollout.records()
     second = Controller(rollout.lab, "r2")
-    second("begin", take_over=["r1"], reason="it hangs", lease=60)
+    second("begin", take_over=["r1"], reason="it hangs", lease=60, safe={"shop": {"web1": BLUE["web1"]}})
     second("end", outcome="refused")
     found = rollout.records()
     assert (found["lock"]["rollout_id"], found["rollout"]["rollout_id"]) == ("r1", "r1")
-    assert found["lease"]["rollout_id"] == "r1"
+    assert (found["lease"]["rollout_id"], found["lease"]["seconds"]) == ("r1", 600)
+    assert found["safe"] == before["safe"]
     rollout("note")
 
 

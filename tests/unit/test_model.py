@@ -285,7 +285,7 @@ class Controller:
             {
                 **how_to_reach(lb),
                 **{"act": "begin", "take_over": decision.take_over, "reason": decision.reason},
-                "planned_on": planned_on(self._answers[lb.name]),
+                "planned_on": planned_on(self._answers[lb.name], decision),
                 "record": {**decision.begin, "found": lb.found},
                 "safe": decision.safe_to_begin(lb),
             }

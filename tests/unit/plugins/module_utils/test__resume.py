@@ -12,7 +12,12 @@ import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Refused, decide
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import (
+    Decision,
+    Refused,
+    decide,
+    planned_on,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._resume import difference, first_step
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from hypothesis import assume, given
@@ -241,6 +246,61 @@ def test_a_run_that_finds_one_on_its_way_back_names_the_way_back_only():
     world.restore(swap())
     with pytest.raises(Refused, match=r"let it end, or take it back with the playbook steady\.rollout\.rollback"):
         decided(world, action="run")
+
+
+ROLLING = {"name": "rolling", "batches": 1, "min_healthy_time": 10}
+
+
+def rolled(world: World, **control: t.Any) -> Decision:
+    own: dict[str, dict[str, t.Any]] = {"web1": {}, "web2": {}}
+    asked = targets(own, **{"action": "resume", "strategy": ROLLING, "min_capacity": 50, **control})
+    return decide(asked, world.answers(), "r2", list(own))
+
+
+def in_batches() -> Run:
+    run = roll()
+    return dataclasses.replace(run, plan=dataclasses.replace(run.plan, strategy="rolling"))
+
+
+def test_the_host_that_was_in_deploy_counts_as_one_that_will_be_back():
+    assert rolled(killed_in(in_batches(), 1)).run is not None
+
+
+def test_what_was_in_deploy_is_not_safe_before_it_is_seen_to_be_good():
+    world = killed_in(in_batches(), 6)
+    for lb in world.lbs.values():
+        lb.servers["shop"]["web2"]["state"] = "ready"  # a restart without its state
+    decision = rolled(world)
+    assert decision.run is not None
+    assert (decision.run.first, decision.run.out) == (5, ("web2",))
+    safe = decision.safe_to_begin(decision.run.lbs[0])
+    assert safe is not None
+    assert {name: one["state"] for name, one in safe["shop"].items()} == {"web1": "ready", "web2": "maint"}
+
+
+def test_a_rollout_that_went_on_after_it_was_read_is_not_resumed_as_if_it_had_not():
+    answers = killed_in(in_batches(), 1).answers()
+    decision = rolled(killed_in(in_batches(), 1))
+    events = len(answers["lb1"]["records"]["shop"]["rollout"]["events"])
+    assert planned_on(answers["lb1"], decision) == {"shop": {"rollout_id": "r1", "ended": False, "events": events}}
+
+
+def test_a_load_balancer_that_is_further_by_more_than_a_step_is_told():
+    world = killed_in(in_batches(), 1)
+    world.lbs["lb1"].servers["shop"]["web2"]["state"] = "maint"
+    with pytest.raises(Refused, match="web2 of shop is maint with weight 10, not ready with weight 10"):
+        rolled(world)
+
+
+def test_what_took_a_rollout_over_is_the_last_word_also_where_the_other_one_holds_a_lock():
+    run = in_batches()
+    world = killed_in(run, 1)
+    again = dataclasses.replace(run, rollout_id="r2", first=1, lbs=run.lbs[1:])
+    begin = {**begin_of(run), "resumed": {"of": "r1", "at": 1}, "after": ["r1"]}
+    world.begin(again, begin, ["r1"])
+    found = world.recovery(["shop"])
+    assert (found.rollout_id, found.holders, found.locked) == ("r2", ("r2", "r1"), True)
+    assert (found.deployed, set(found.found)) == ((("web1",),), {"lb1", "lb2"})
 
 
 def test_plans_that_are_the_same_have_no_difference():
