@@ -199,7 +199,8 @@ class Running:
         self._record.touch()
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                ["nice", "-n", str(niceness), *command],
+                # Tests that run beside others do so in processes that ignore SIGINT, and hand that down.
+                ["env", "--default-signal=INT", "nice", "-n", str(niceness), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
