@@ -240,14 +240,12 @@ def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[en
 
 
 _WORKERS = ("-n", "2", "--dist", "loadgroup")
-# A kill is followed by the time of a lease, in which nothing happens.
-_FAULT_WORKERS = ("-n", "3", "--dist", "loadgroup")
 
 
 def faults(run: Run) -> None:
     """Rollouts whose controller, workers, load balancers, hosts or disks die in the middle."""
     system.need(["git", "haproxy"])
-    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_FAULT_WORKERS)])
+    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
 
 
 def benchmarks(run: Run) -> None:
