@@ -411,18 +411,7 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     previous = {
         member.key: recorded[member.key] or _given(targets.own[member.host].get("previous")) for member in members
     }
-    run = Run(
-        rollout_id=rollout_id,
-        mode=FORWARD,
-        action="deploy",
-        plan=plan,
-        lbs=lbs,
-        settings=targets.settings,
-        releases=dict.fromkeys((member.key for member in members), targets.release),
-        previous=previous,
-        deploy_key=targets.deploy_key,
-        addresses=addresses_of(targets, members),
-    )
+    run = _forward(targets, rollout_id, plan, lbs, previous)
     _refuse_two_slots(run)
     if not steps:
         return Decision("unchanged", run, (watched,), (), {})
@@ -431,6 +420,28 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     warnings = [*_unknown_previous(run, carried), *_weak(answers)]
     on_failure = str(targets.control["strategy"].get("on_failure", "rollback"))
     return Decision("run", run, (watched,), tuple(warnings), _begin(run, carried), on_failure=on_failure)
+
+
+def _forward(
+    targets: Targets,
+    rollout_id: str,
+    plan: Plan,
+    lbs: tuple[LoadBalancer, ...],
+    previous: t.Mapping[str, str | None],
+) -> Run:
+    """A run that puts the release of ``targets`` on every member of the plan."""
+    return Run(
+        rollout_id=rollout_id,
+        mode=FORWARD,
+        action="deploy",
+        plan=plan,
+        lbs=lbs,
+        settings=targets.settings,
+        releases=dict.fromkeys((member.key for member in plan.members), targets.release),
+        previous=previous,
+        deploy_key=targets.deploy_key,
+        addresses=addresses_of(targets, plan.members),
+    )
 
 
 def _refuse_held(targets: Targets, answers: t.Mapping[str, t.Any]) -> None:
@@ -712,18 +723,7 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
             f"rollout {recovery.rollout_id} deployed by {recovery.deploy_key}, and rollout_deploy is {targets.deploy_key} now; give "
             "the same to go on with it"
         )
-    run = Run(
-        rollout_id=rollout_id,
-        mode=FORWARD,
-        action="deploy",
-        plan=plan,
-        lbs=lbs,
-        settings=targets.settings,
-        releases=recovery.current,
-        previous=_with_given(recovery, targets).target,
-        deploy_key=targets.deploy_key,
-        addresses=addresses_of(targets, members),
-    )
+    run = _forward(targets, rollout_id, plan, lbs, _with_given(recovery, targets).target)
     records = {lb.name: _records_of(answers[lb.name], recovery.holders) for lb in lbs}
     try:
         first = first_step(run, records, answers)
