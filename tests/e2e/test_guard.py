@@ -62,6 +62,7 @@ def processes(shop: Rollouts) -> list[int]:
     return found
 
 
+@pytest.mark.long  # the faults show it every day
 @pytest.mark.pattern
 def test_a_killed_controller_leaves_its_traffic_to_the_guard(blue_green: Rollouts) -> None:
     load = blue_green.load()
@@ -87,6 +88,7 @@ def test_a_controller_that_was_frozen_past_its_lease_changes_no_traffic_any_more
     blue_green.expect_traffic("1.0.0", BLUE)
 
 
+@pytest.mark.long  # the faults show it every day
 @pytest.mark.pattern
 def test_a_rollout_whose_controller_died_is_resumed(blue_green: Rollouts) -> None:
     load = blue_green.load()
