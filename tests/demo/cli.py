@@ -9,8 +9,10 @@ import argparse
 import dataclasses
 import typing as t
 
-STRATEGIES = ("blue_green", "rolling")
-LATER_STRATEGIES = ("canary",)
+STRATEGIES = ("canary", "blue_green", "rolling")
+LATER_STRATEGIES: tuple[str, ...] = ()
+# How a release can be broken; what each means is in demo.faults.
+FAULTS = ("errors", "crash", "slow", "unhealthy", "late")
 LOAD_BALANCERS = ("haproxy",)
 LATER_LOAD_BALANCERS = ("nginx", "nginx_lua")
 FIRST_RELEASE = "1.0.0"
@@ -29,6 +31,7 @@ class Act:
     strategy: str
     release: str
     good: bool
+    fault: str = FAULTS[0]  # how it is broken, where it is not good
 
     @property
     def wanted(self) -> str:
@@ -49,21 +52,27 @@ def parse(arguments: t.Sequence[str]) -> list[Act]:
         epilog="Without options a good release is rolled out, then a bad one.",
         allow_abbrev=False,
     )
-    parser.add_argument("--strategy", help=f"how to release: {' or '.join(STRATEGIES)}")
+    parser.add_argument("--strategy", help=f"how to release: {', '.join(STRATEGIES)}")
     parser.add_argument("--lb", default=LOAD_BALANCERS[0], help="the load balancers: haproxy")
     parser.add_argument("--bad", action="store_true", help="the release is broken, and must be rolled back by itself")
+    parser.add_argument("--fault", help=f"how it is broken, with --bad: {', '.join(FAULTS)}")
     asked = parser.parse_args(list(arguments))
     _check("strategy", asked.strategy or STRATEGIES[0], STRATEGIES, LATER_STRATEGIES)
     _check("lb", asked.lb, LOAD_BALANCERS, LATER_LOAD_BALANCERS)
+    _check("fault", asked.fault or FAULTS[0], FAULTS, ())
+    if asked.fault and not asked.bad:
+        raise UsageError("--fault says how a bad release is broken; give it with --bad.")
     strategy = asked.strategy or STRATEGIES[0]
-    good, bad = Act(strategy, GOOD_RELEASE, True), Act(strategy, BAD_RELEASE, False)
+    good = Act(strategy, GOOD_RELEASE, True)
+    bad = Act(strategy, BAD_RELEASE, False, asked.fault or FAULTS[0])
     if asked.bad:
         return [bad]
     return [good] if asked.strategy else [good, bad]
 
 
 def _check(option: str, value: str, known: t.Sequence[str], later: t.Sequence[str]) -> None:
+    there = f"{', '.join(known[:-1])} and {known[-1]}" if len(known) > 1 else known[0]
     if value in later:
-        raise UsageError(f"--{option} {value} is not there yet; there is {' and '.join(known)}.")
+        raise UsageError(f"--{option} {value} is not there yet; there is {there}.")
     if value not in known:
-        raise UsageError(f"--{option} {value} is not known; there is {' and '.join(known)}.")
+        raise UsageError(f"--{option} {value} is not known; there is {there}.")

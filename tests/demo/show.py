@@ -18,7 +18,7 @@ import sys
 import time
 import typing as t
 
-from demo import cli, view
+from demo import cli, faults, view
 from demo.story import Story
 from local_fleet import supervisor
 from local_fleet.fleet import Fleet
@@ -29,20 +29,25 @@ from local_fleet.tally import classify
 from runner import processes
 
 HERE = pathlib.Path(__file__).resolve().parent
-RUN_SECONDS = 150.0
+RUN_SECONDS = 400.0
 LOOK_SECONDS = 0.4
 FIGURES_SECONDS = 5.0
 RATE = 300.0
 NICE = 5
-ERROR_RATE = 0.2  # of the bad release
 TRACKS = {**{f"web{n}": "blue" for n in (1, 2, 3)}, **{f"web{n}": "green" for n in (4, 5, 6)}}
 # What suits minutes of a demo; a rollout of one's own takes the defaults.
 SETTINGS: dict[str, t.Any] = {
+    "canary_step_for": 10,
+    "canary_step_max": 60,
+    "canary_batches": 3,
+    "canary_max_unavailable": 3,
+    "canary_min_healthy_time": 4,
     "blue_green_bake": 12,
     "rolling_batches": [1, 2, 3],
     "rolling_max_unavailable": 3,
     "rolling_min_healthy_time": 4,
-    "rollout_analysis": {"interval": 2, "max_error_rate": 5, "min_requests": 50},
+    # A coarser tolerance than the default one: its verdicts take a minute instead of some.
+    "rollout_analysis": {"interval": 2, "min_requests": 50, "tolerance": {"ratio": 2, "delta": 0.01}},
     "rollout_probe": {"path": "/health", "interval": 0.2, "rise": 3, "timeout": 1},
 }
 
@@ -82,6 +87,13 @@ class Scene:
         now = time.monotonic()
         self.say(f"  [{view.figures(self._recent, now - self._recent_since, self._total)}]")
         self._recent, self._recent_since = view.Traffic(), now
+
+    def harm(self, release: str) -> str:
+        """What a release did to requests, and for how long: from the first one it harmed to when it got no more."""
+        incidents, terms = self._fleet.incidents(), self._load.terms
+        records = self._load.records()
+        told = [(record, classify(record, incidents, terms)) for record in records]
+        return view.harm(release, [(record.due, outcome) for record, outcome in told])
 
     def _sight(self) -> view.Sight:
         status = self._fleet.status()
@@ -164,20 +176,21 @@ def _yield_to_the_load(parent: int) -> None:
     supervisor.die_with_parent(signal.SIGTERM, parent)
 
 
-def write_settings(folder: pathlib.Path) -> pathlib.Path:
+def write_settings(act: cli.Act, folder: pathlib.Path) -> pathlib.Path:
     """The file of extra variables."""
     path = folder / "settings.json"
-    behaviours = {cli.BAD_RELEASE: {"behaviour": "errors", "rate": ERROR_RATE}}
-    path.write_text(json.dumps({**SETTINGS, "fleet_behaviours": behaviours}, indent=1))
+    broken = {} if act.good else faults.fault(act.fault, act.strategy).variables
+    behaviours = {} if act.good else {act.release: faults.fault(act.fault, act.strategy).behaviour}
+    path.write_text(json.dumps({**SETTINGS, **broken, "fleet_behaviours": behaviours}, indent=1))
     return path
 
 
 def perform(act: cli.Act, scene: Scene, fleet: Fleet, workspace: pathlib.Path) -> str | None:
     """Roll out one release and tell how it goes; return the outcome."""
-    kind = "a good release" if act.good else f"a bad release: {100 * ERROR_RATE:.0f} % of its answers are errors"
+    kind = "a good release" if act.good else f"a bad release: {faults.fault(act.fault, act.strategy).words}"
     print(f"\n== {act.release}, {act.strategy}, {kind}")
     wanted = [f"steady.rollout.{act.strategy}", "-e", "rollout_hosts=app", "-e", f"rollout_release={act.release}"]
-    settings = write_settings(workspace)
+    settings = write_settings(act, workspace)
     print(f"$ ansible-playbook -i inventory {shlex.join(wanted)}   (and short times, for a demo)\n", flush=True)
     program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     command = [program, "-i", fleet.inventory(), *wanted, "-e", f"@{settings}"]
@@ -217,6 +230,7 @@ def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
             for act in acts:
                 outcomes.append(perform(act, scene, fleet, workspace))
         summary = load.summary()
+        harms = [scene.harm(act.release) for act in acts if not act.good]
     for example in summary.examples[:3] if summary.lost else ():
         print(f"lost: {example['request_id']} on {example['lb']}: {example['cause']}")
     if summary.starved:
@@ -224,7 +238,7 @@ def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
             f"this machine was too busy: 1 % of the requests were sent more than {summary.lateness.p99 / 1000:.1f} s late"
         )
     lines, code = verdict(acts, outcomes, summary.lost)
-    print("\n".join(["", *lines, summary.line()]), flush=True)
+    print("\n".join(["", *harms, *lines, summary.line()]), flush=True)
     return code
 
 

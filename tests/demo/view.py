@@ -109,3 +109,13 @@ def _follows(one: str, other: str) -> bool:
     one_number, other_number = _number(one), _number(other)
     same = one[: -len(one_number)] == other[: -len(other_number)]
     return same and one_number.isdigit() and other_number.isdigit() and int(other_number) == int(one_number) + 1
+
+
+def harm(release: str, outcomes: t.Sequence[tuple[float, Outcome]]) -> str:
+    """How many requests a release harmed, and how long it took until it got no more. ``outcomes``: each with when it was due."""
+    harmed = [due for due, outcome in outcomes if outcome.release == release and outcome.kind == HARMED]
+    if not harmed:
+        return f"release {release} harmed no request"
+    last = max(due for due, outcome in outcomes if outcome.release == release)
+    count = f"{len(harmed)} request{'' if len(harmed) == 1 else 's'}"
+    return f"release {release} harmed {count}; {last - min(harmed):.1f} s after the first one it got no more"

@@ -24,7 +24,8 @@ from local_fleet.supervisor import is_running
 pytestmark = pytest.mark.alone
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SECONDS = 180.0  # after the set-up
+SECONDS = 300.0  # after the set-up
+LONG_SECONDS = 480.0
 SET_UP_SECONDS = 100.0
 END_SECONDS = 30.0
 SUMMARY = re.compile(r"^requests: (\d+) sent, (\d+) lost, (\d+) harmed$")
@@ -119,6 +120,7 @@ PROMOTED, ROLLED_BACK = "release 2.0.0: promoted", "release 2.1.0: rolled back"
     ("arguments", "releases"),
     [
         ([], [PROMOTED, ROLLED_BACK]),
+        pytest.param(["--strategy", "blue_green"], [PROMOTED], marks=pytest.mark.long),
         pytest.param(["--strategy", "rolling"], [PROMOTED], marks=pytest.mark.long),
         pytest.param(["--strategy", "rolling", "--bad"], [ROLLED_BACK], marks=pytest.mark.long),
     ],
@@ -158,7 +160,22 @@ def test_no_process_is_left_even_when_it_is_killed(start_demo: t.Callable[..., D
     poll(lambda: not demo.running(), "all its processes end", END_SECONDS)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["crash", "slow", "unhealthy", "late"])
+def test_a_release_that_is_broken_in_another_way_is_taken_back(start_demo: t.Callable[..., Demo], fault: str) -> None:
+    demo = start_demo("--bad", "--fault", fault)
+    demo.wait_for("the fleet runs", SET_UP_SECONDS)
+    assert demo.end(LONG_SECONDS) == 0, demo.output
+    *_before, harm, release, summary = demo.output.splitlines()
+    assert release == ROLLED_BACK, demo.output
+    found = SUMMARY.match(summary)
+    assert found is not None, demo.output
+    assert int(found[2]) == 0, demo.output
+    # A slow answer is a good one to the load, as long as it is not too slow.
+    assert harm.startswith("release 2.1.0 harmed no request") == (fault in ("slow", "unhealthy")), demo.output
+
+
 def test_what_is_not_there_yet_is_refused(start_demo: t.Callable[..., Demo]) -> None:
-    demo = start_demo("--strategy", "canary")
+    demo = start_demo("--lb", "nginx")
     assert demo.end(END_SECONDS) == 2
-    assert demo.output == "demo: --strategy canary is not there yet; there is blue_green and rolling.\n"
+    assert demo.output == "demo: --lb nginx is not there yet; there is haproxy.\n"

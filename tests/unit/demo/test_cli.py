@@ -6,24 +6,29 @@ from __future__ import annotations
 
 import pytest
 
-from demo.cli import Act, UsageError, parse
+from demo.cli import FAULTS, Act, UsageError, parse
 
 
 def test_without_options_a_good_release_comes_before_a_bad_one() -> None:
-    assert [(act.strategy, act.good) for act in parse([])] == [("blue_green", True), ("blue_green", False)]
+    assert [(act.strategy, act.good) for act in parse([])] == [("canary", True), ("canary", False)]
 
 
 def test_a_strategy_means_one_good_release() -> None:
     assert parse(["--strategy", "rolling"]) == [Act("rolling", "2.0.0", True)]
 
 
-@pytest.mark.parametrize("strategy", ["blue_green", "rolling"])
+@pytest.mark.parametrize("strategy", ["canary", "blue_green", "rolling"])
 def test_bad_means_one_bad_release(strategy: str) -> None:
     assert parse(["--bad", "--strategy", strategy]) == [Act(strategy, "2.1.0", False)]
 
 
 def test_bad_alone_takes_the_first_strategy() -> None:
-    assert parse(["--bad"]) == [Act("blue_green", "2.1.0", False)]
+    assert parse(["--bad"]) == [Act("canary", "2.1.0", False)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_release_can_be_broken_in_several_ways(fault: str) -> None:
+    assert parse(["--bad", "--fault", fault]) == [Act("canary", "2.1.0", False, fault)]
 
 
 def test_a_bad_release_should_be_rolled_back() -> None:
@@ -33,10 +38,11 @@ def test_a_bad_release_should_be_rolled_back() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "canary"], "--strategy canary is not there yet; there is blue_green and rolling."),
         (["--lb", "nginx"], "--lb nginx is not there yet; there is haproxy."),
         (["--lb", "nginx_lua"], "--lb nginx_lua is not there yet; there is haproxy."),
-        (["--strategy", "big_bang"], "--strategy big_bang is not known; there is blue_green and rolling."),
+        (["--strategy", "big_bang"], "--strategy big_bang is not known; there is canary, blue_green and rolling."),
+        (["--bad", "--fault", "fire"], "--fault fire is not known; there is errors, crash, slow, unhealthy and late."),
+        (["--fault", "slow"], "--fault says how a bad release is broken; give it with --bad."),
         (["--worse"], "Unrecognized arguments: --worse; `./demo --help` shows what can be asked for."),
         (["--strategy"], "Argument --strategy: expected one argument; `./demo --help` shows what can be asked for."),
     ],

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from demo.view import Sight, Traffic, carrying, figures, places, short
+from demo.view import Sight, Traffic, carrying, figures, harm, places, short
 from local_fleet.tally import HARMED, LOST, OK, Outcome, Record
 
 RELEASES = {"web1": "1.0.0", "web2": "1.0.0", "web3": "2.0.0", "web4": None}
@@ -74,3 +74,13 @@ def test_figures_tell_the_shares_of_each_load_balancer_and_what_was_lost_so_far(
 
 def test_figures_of_nothing_are_told_too() -> None:
     assert figures(Traffic(), 0, Traffic()) == "0 requests/s, so far 0 lost, 0 harmed"
+
+
+def test_what_a_release_harmed_is_told_with_how_long_it_went_on() -> None:
+    def outcome(kind: str, release: str) -> Outcome:
+        return Outcome(kind, release, "web1", "")
+
+    bad = [(10.0, outcome(OK, "2.1.0")), (12.0, outcome(HARMED, "2.1.0")), (14.0, outcome(HARMED, "2.1.0"))]
+    others = [(15.5, outcome(OK, "2.1.0")), (20.0, outcome(OK, "1.0.0")), (21.0, outcome(HARMED, "1.0.0"))]
+    assert harm("2.1.0", [*bad, *others]) == "release 2.1.0 harmed 2 requests; 3.5 s after the first one it got no more"
+    assert harm("2.0.0", [*bad, *others]) == "release 2.0.0 harmed no request"
