@@ -12,6 +12,12 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _journal, _preflight
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
+from ansible_collections.steady.rollout.plugins.module_utils._canary import (
+    Ramp,
+    canary_in_place,
+    canary_side_by_side,
+    read_stages,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
     LoadBalancer,
@@ -26,11 +32,11 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
 )
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Play, Targets
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Play, Targets, part_of_traffic
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
-from hypothesis import assume
+from hypothesis import assume, reject
 from hypothesis import strategies as st
 
 OLD, NEW = "1.0.0", "2.0.0"
@@ -61,9 +67,15 @@ CONTROL: dict[str, t.Any] = {
     "guard": "auto",
     "steal": "",
     "lock_wait": 0,
+    "pause_timeout": "24h",
+    "pause_policy": "rollback",
+    "full": False,
     "unpersisted": False,
     "force": False,
 }
+
+
+JUDGE = {**_preflight.JUDGE, "further": {}, "min_requests": 50}
 
 
 class Killed(Exception):
@@ -89,7 +101,10 @@ def settings(**changes: t.Any) -> Settings:
         "interval": 10.0,
         "max_error_rate": 5.0,
         "min_requests": 50,
+        "limits_canary": False,
         "inconclusive": "rollback",
+        "judge": JUDGE,
+        "pause_lease": 86400.0,
         "probe": {"path": "/health", "rise": 3},
     }
     return Settings(**{**known, **changes})
@@ -442,6 +457,39 @@ def blue_green_runs(draw: st.DrawFn) -> Run:
     return make_run(made, blue_green(blue, green, draw(st.sampled_from([0, 300]))), states(draw, made))
 
 
+STAGES: st.SearchStrategy[tuple[t.Any, ...]] = st.sampled_from(
+    [(5,), (25, 50), (10, {"pause": {}}, 40), (30, {"pause": {"for": 60}})]
+)
+
+
+@st.composite
+def canary_runs(draw: st.DrawFn) -> Run:
+    """In place, or side by side."""
+    ramp = Ramp(read_stages(draw(STAGES)), 60.0, 120.0, draw(SIZES), "50%", draw(st.sampled_from([0.0, 10.0])))
+    if draw(st.booleans()):
+        made = draw(members(tracks="blue,green"))
+        blue, green = ([one for one in made if one.track == colour] for colour in ("blue", "green"))
+        steps, found = canary_side_by_side(blue, green, ramp), states(draw, made)
+    else:
+        made = draw(members(tracks=","))
+        found = states(draw, made)
+        due = draw(st.sets(st.sampled_from([member.key for member in made]), min_size=1))
+        try:
+            steps = canary_in_place(made, due, part_of_traffic(made, reading_of(found)), 1, ramp)
+        except PlanError:
+            reject()
+    return make_run(made, steps, found, lbs=["lb1", "lb2"])
+
+
+def reading_of(found: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """What the load balancers tell of servers as found."""
+    servers = {
+        backend: {"servers": [{**one, "name": name, "backup": False} for name, one in told.items()]}
+        for backend, told in found.items()
+    }
+    return {"lb1": {"backends": servers}}
+
+
 @st.composite
 def custom_runs(draw: st.DrawFn) -> Run:
     """A plan of a user's own: steps that parse_steps lets in one after the other."""
@@ -467,4 +515,4 @@ def custom_runs(draw: st.DrawFn) -> Run:
     return make_run(made, parse_steps(raw, made, carried), found)
 
 
-RUNS = rolling_runs() | blue_green_runs() | custom_runs()
+RUNS = rolling_runs() | blue_green_runs() | canary_runs() | custom_runs()

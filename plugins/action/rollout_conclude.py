@@ -72,10 +72,14 @@ class ActionModule(RolloutAction):
             "problems": [*previous.get("problems", ()), *([f"{told['words']}: {problem}"] if problem else ())],
             "lost": sorted({*previous.get("lost", ()), *lost}),
             "failed_lbs": failed_lbs,
+            "paused": self._pause(run, told, options["watch"]) if not problem else "",
             "hosts": [] if problem else sorted(told["hosts"]),
             "progress_at": time.time() if told["kind"] in ("admit", *WATCHES) and not problem else at,
-            **result_of(run, told, problem),
+            **result_of(run, told, problem, options["watch"]),
         }
+
+    def _pause(self, run: Run, told: dict[str, t.Any], watch: t.Mapping[str, t.Any]) -> str:
+        return _conclusion.pause_of(told, watch, run.settings.inconclusive) if run.mode == FORWARD else ""
 
     def _failed_hosts(self, run: Run, told: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, str]:
         hostvars = task_vars["hostvars"]

@@ -105,6 +105,19 @@ class ActionModule(RolloutAction):
                 }
                 for lb in run.lbs
             ],
+            # A pause keeps the lock, and what was safe in its step stays so.
+            "pauses": [
+                {
+                    **how_to_reach(lb),
+                    "act": "end",
+                    "outcome": "paused",
+                    "keep_lock": True,
+                    "lease": run.settings.pause_lease,
+                    "guard": run.settings.guard,
+                    "timeout": int(run.settings.lb_timeout),
+                }
+                for lb in run.lbs
+            ],
             "outcome": decision.outcome,
             "take_over": list(decision.take_over),
             "reason": decision.reason,

@@ -16,6 +16,7 @@ from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action imp
 class ActionModule(RolloutAction):
     OPTIONS: t.ClassVar[dict[str, dict[str, t.Any]]] = {
         "settings": {"type": "dict", "required": True},
+        "rollout_id": {"type": "str", "required": True},
         "key": {"type": "str", "required": True},
         "watch": {"type": "dict", "required": True},
         "readings": {"type": "list", "elements": "dict", "default": []},
@@ -25,7 +26,7 @@ class ActionModule(RolloutAction):
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         watch = _surveillance.poll(
             Settings(**options["settings"]),
-            {"key": options["key"], "watch": options["watch"]},
+            {name: options[name] for name in ("rollout_id", "key", "watch")},
             options["readings"],
             options["previous"],
             time.time(),

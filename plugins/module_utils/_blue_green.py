@@ -23,7 +23,7 @@ def blue_green(live: t.Sequence[Member], idle: t.Sequence[Member], bake_seconds:
             "No host is of the idle colour, so that there is nowhere to put the release; set rollout_track to blue "
             "on some hosts of the fleet and to green on the others."
         )
-    colour, old = _colour(idle), _colour(live) if live else ""
+    colour, old = colour_of(idle), colour_of(live) if live else ""
     if colour == old:
         raise PlanError(f"All hosts are {colour}; set rollout_track of some of them to another colour.")
     keys = tuple(member.key for member in idle)
@@ -34,7 +34,8 @@ def blue_green(live: t.Sequence[Member], idle: t.Sequence[Member], bake_seconds:
     return (*steps, Step("analyse", keys, seconds=bake_seconds, options={"require_requests": True}, track=colour))
 
 
-def _colour(members: t.Sequence[Member]) -> str:
+def colour_of(members: t.Sequence[Member]) -> str:
+    """The one colour of all members. Raises PlanError where there is none, or more than one."""
     colours = sorted({member.track for member in members})
     if "" in colours:
         without = (member.key for member in members if not member.track)

@@ -78,12 +78,21 @@ def reasons(answer: t.Mapping[str, t.Any] | None) -> list[str]:
 
 def watch_problems(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str) -> list[str]:
     verdict = watch.get("verdict") if watch.get("key") == told["key"] else None
-    if verdict == "pass" or (verdict == "inconclusive" and inconclusive == "continue"):
+    if verdict == "pass" or (verdict == "inconclusive" and inconclusive in ("continue", "hold")):
         return []
     if verdict is None or verdict == "going":
         return ["the watch did not come to an end"]
     advice = "; raise its time, lower rollout_analysis.min_requests, or set rollout_analysis.inconclusive: continue"
     return [watch["reason"] + (advice if verdict == "inconclusive" else "")]
+
+
+def pause_of(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str) -> str:
+    """Why a step that went well ends in a pause, or ""."""
+    if told["kind"] == "pause" and not told["watch"]:
+        return "it was to wait here until it is promoted"
+    if not told["watch"] or watch.get("key") != told["key"] or watch.get("verdict") != "inconclusive":
+        return ""
+    return str(watch["reason"]) if inconclusive == "hold" else ""
 
 
 def host_problems(
@@ -123,6 +132,7 @@ def left_out(told: t.Mapping[str, t.Any], rollout_id: str, previous: t.Mapping[s
         "problems": list(previous.get("problems", ())),
         "lost": list(previous.get("lost", ())),
         "failed_lbs": list(previous.get("failed_lbs", ())),
+        "paused": "",
         "hosts": [],
         "progress_at": progress(told, previous),
         # Nothing was told, so nothing was written down either.

@@ -28,6 +28,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._finding import (
     some,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import waits
 from ansible_collections.steady.rollout.plugins.module_utils._state import folder_name
 
 # After these a rollout needs its lock no more. After rollback_failed and paused it keeps it.
@@ -188,6 +189,11 @@ def _lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
     elif lock.get("abandoned"):
         problem = f"{rollout} was abandoned and waits for a decision: {str(lock['abandoned']).rstrip('.')}"
         yield Finding("abandoned", ERROR, problem, ROLLBACK, *at)
+    elif last and waits(last):
+        problem = f"{rollout} waits to be promoted, and every other rollout is refused as long"
+        yield Finding(
+            "paused", NOTE, problem, f"Run the playbook steady.rollout.promote, or: {_lowered(ROLLBACK)}", *at
+        )
     elif last.get("ended"):
         problem = f"{rollout} ended as {last.get('outcome')} and keeps the lock, so that every other rollout is refused"
         severity = WARNING if last.get("outcome") == "paused" else ERROR

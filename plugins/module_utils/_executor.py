@@ -11,12 +11,13 @@ any moment can be computed by whoever has the record.
 
 from __future__ import annotations
 
+import functools
 import math
 import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import CANARY, STABLE, Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed
 from ansible_collections.steady.rollout.plugins.module_utils._weights import split
 
@@ -25,6 +26,8 @@ SHARE_SECONDS = 5.0
 SHARE_INTERVAL = 1.0
 # How long a probe may take to get one good answer while traffic is watched.
 LOOK_SECONDS = 5.0
+# For how many polls a rollout that was promoted is looked at before it gets more traffic.
+GLANCE_POLLS = 3
 
 FORWARD, UNDO = "forward", "undo"
 # The kinds of steps that watch; and those that take servers out, bring them near, or bring them in.
@@ -65,8 +68,11 @@ class Settings:
     guard: str
     interval: float
     max_error_rate: float
+    limits_canary: bool  # whether max_error_rate is the user's own, and so holds beside the judge, too
     min_requests: int
     inconclusive: str
+    judge: t.Mapping[str, t.Any]  # the options of canary_analysis
+    pause_lease: float | None  # how long a pause is trusted; None for as long as it takes
     probe: t.Mapping[str, t.Any]
 
 
@@ -78,6 +84,8 @@ class Run:
     ``out``: members that were taken out before the first step and must stay out until a step brings them back.
     ``addresses``: (address, port) that the user gave for a member; None where the load balancer's are used.
     ``first``: the number of the step it begins with; those before it were taken by a rollout that it goes on with.
+    ``glance``: the number of the step that was paused at, which is looked at once more before more traffic moves; -1 for none.
+    ``full``: whether it goes straight to the end from there. ``analysis``: what the judge knew when it was left.
     ``action``: deploy or undo, told to the user's role. ``mode``: in UNDO nothing fails, it stops.
     """
 
@@ -93,10 +101,15 @@ class Run:
     out: tuple[str, ...] = ()
     addresses: t.Mapping[str, t.Sequence[t.Any]] = field(default_factory=dict)
     first: int = 0
+    glance: int = -1
+    full: bool = False
+    analysis: t.Mapping[str, t.Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, t.Any]:
+        plain = ("rollout_id", "mode", "action", "deploy_key", "first", "glance", "full")
         return {
-            **{name: getattr(self, name) for name in ("rollout_id", "mode", "action", "deploy_key", "first")},
+            **{name: getattr(self, name) for name in plain},
+            "analysis": dict(self.analysis),
             "plan": self.plan.as_dict(),
             "lbs": [asdict(lb) for lb in self.lbs],
             "settings": asdict(self.settings),
@@ -115,7 +128,7 @@ class Run:
             settings=Settings(**data["settings"]),
             out=tuple(data["out"]),
             addresses=data["addresses"],
-            first=data["first"],
+            **{name: data[name] for name in ("first", "glance", "full", "analysis")},
         )
 
     @property
@@ -257,6 +270,8 @@ def _is_out(run: Run, lb: LoadBalancer, key: str, step: Step) -> bool:
     for earlier in run.plan.steps[: _place(run.plan.steps, step)]:
         if key in earlier.members and earlier.kind in ("drain", "deploy", "admit"):
             out = earlier.kind != "admit"
+        elif earlier.kind == "traffic" and earlier.members:
+            out = out and key not in earlier.members
         elif earlier.kind == "traffic" and member.track in earlier.shares:
             out = not earlier.shares[member.track]
     return out
@@ -266,7 +281,7 @@ def _traffic(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str,
     """Weights for the shares: the side that carries all keeps its own weights, the side that carries none is drained."""
     told: dict[str, list[dict[str, t.Any]]] = {}
     for backend in lb.found:
-        sides = _sides(run, lb, backend, step.shares)
+        sides = _sides_in_place(run, lb, backend, step) if step.members else _sides(run, lb, backend, step.shares)
         carrying = {track: side for track, (percent, side) in sides.items() if percent > 0 and side}
         weights = _weights(sides, carrying)
         for track, (_percent, side) in sides.items():
@@ -295,13 +310,37 @@ def _sides(
     return sides
 
 
+def _sides_in_place(run: Run, lb: LoadBalancer, backend: str, step: Step) -> dict[str, tuple[float, dict[str, int]]]:
+    """As ``_sides``, where one side is the members of the step, and the other all others that carried when it began."""
+    (mine, percent), (others, rest) = step.shares.items()
+    sides: dict[str, tuple[float, dict[str, int]]] = {mine: (percent, {}), others: (rest, {})}
+    for member in run.plan.members:
+        name = member.servers.get(backend)
+        if name is None:
+            continue
+        found = lb.found[backend][name]
+        if member.key in step.members:
+            sides[mine][1][name] = found["base"]
+        elif carries(found) and member.key not in run.out:
+            sides[others][1][name] = found["base"]
+    return sides
+
+
 def _weights(
     sides: t.Mapping[str, tuple[float, dict[str, int]]], carrying: t.Mapping[str, dict[str, int]]
-) -> dict[str, int]:
+) -> t.Mapping[str, int]:
     if len(carrying) != 2:
         return {}
     (first, track), (_second, rest) = carrying.items()
-    return split(track, rest, sides[first][0]).weights
+    return _split(tuple(track.items()), tuple(rest.items()), sides[first][0])
+
+
+@functools.lru_cache(maxsize=256)
+def _split(
+    track: tuple[tuple[str, int], ...], rest: tuple[tuple[str, int], ...], percent: float
+) -> t.Mapping[str, int]:
+    """Kept, as what a step tells is computed again for every step after it."""
+    return split(dict(track), dict(rest), percent).weights
 
 
 def _without_none(values: ServerState) -> dict[str, t.Any]:
@@ -466,15 +505,25 @@ def _tell_poll(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
     }
 
 
-def result_of(run: Run, told: t.Mapping[str, t.Any], problem: str) -> dict[str, t.Any]:
-    """What the next act writes down of a step: its result, and what was seen to run, once it was probed.
+def result_of(
+    run: Run, told: t.Mapping[str, t.Any], problem: str, watch: t.Mapping[str, t.Any] | None = None
+) -> dict[str, t.Any]:
+    """What the next act writes down of a step: its result, what was seen to run, once it was probed, and what the judge knows.
 
     A call of its own would cost as much as the step. Until it is written the step counts as not done, which is safe.
     """
     step = run.plan.steps[told["index"]]
     if told["kind"] in ("drain", "admit", "traffic") and not problem:
         return {"results": [], "releases": {}}  # the module recorded the result of what it changed
-    record = {"step": told["index"], "mode": run.mode, "kind": step.kind, "ok": not problem, "problem": problem}
+    record: dict[str, t.Any] = {
+        "step": told["index"],
+        "mode": run.mode,
+        "kind": step.kind,
+        "ok": not problem,
+        "problem": problem,
+    }
+    if told["watch"] and told["watch"]["judge"] and watch and watch.get("key") == told["key"]:
+        record.update(verdict=watch["verdict"], reason=watch["reason"], analysis=watch["analysis"])
     seen = seen_releases(run, step) if step.kind == "probe" and not problem else {}
     return {"results": [record], "releases": seen}
 
@@ -529,14 +578,19 @@ def seen_releases(run: Run, step: Step) -> dict[str, dict[str, dict[str, str]]]:
 def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
     """How long to watch, how often, whom, and what is wanted; None for steps that do not watch."""
     step, settings = run.plan.steps[index], run.settings
+    glances = index == run.glance or (run.full and index > run.glance)
     if step.kind == "traffic":
         seconds, interval, require = SHARE_SECONDS, SHARE_INTERVAL, False
-    elif step.kind in WATCHES:
-        seconds, interval = float(step.seconds or 0), settings.interval
+    elif step.kind in WATCHES and glances:
+        polls = GLANCE_POLLS if index == run.glance else 1
+        seconds, interval, require = polls * settings.interval, settings.interval, False
+    elif step.kind in WATCHES and step.seconds:
+        seconds, interval = float(step.seconds), settings.interval
         require = bool(step.options.get("require_requests"))
     else:
         return None
     interval = min(interval, seconds) or SHARE_INTERVAL
+    longest = seconds if glances else max(seconds, float(step.options.get("longest", 0)))
     expected = {lb.name: expected_at(run, lb, index) for lb in run.lbs}
     again = {lb.name: _tell_again(run, lb, step) for lb in run.lbs} if settings.on_restart == "reassert" else {}
     return {
@@ -544,15 +598,49 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
         "interval": interval,
         # One reading at the start, one after each interval, and none left over.
         # But one more for each load balancer, which may have to be told again.
-        "polls": int(-(-seconds // interval)) + 1 + len(again),
+        "polls": int(-(-longest // interval)) + 1 + len(again),
+        "longest": longest,
         "reassert": again,
         "track": [list(place) for place in watched(run, step)],
         "wanted_percent": wanted_share(run, run.lbs[0].found, step, expected[run.lbs[0].name]),
         "require_requests": require,
         "of_share": step.kind == "traffic",
+        "limited": settings.limits_canary or not step.options.get("judged"),
+        "judge": None if step.kind == "traffic" or run.mode == UNDO else _tell_judge(run, index, glances),
+        "steps": f"step {index + 1} of {len(run.plan.steps)}",
         "name": _name(run, step),
         "rest_name": _rest_name(run, step),
         "expected": expected,
+    }
+
+
+def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
+    """Whom to compare with whom, and what is asked; None where nothing was deployed yet."""
+    step = run.plan.steps[index]
+    expected = expected_at(run, run.lbs[0], index)
+    deployed = {key for each in run.plan.steps[: index + 1] if each.kind == "deploy" for key in each.members}
+    due = {key for each in run.plan.steps for key in each.members if each.kind == "deploy"}
+    # What runs the release already, and so is not deployed, is no yardstick for it.
+    same = {key for key, release in run.previous.items() if release == run.plan.release} - due
+    named = set(step.members) if step.options.get("judged") or step.kind == "pause" else set()
+    sides: dict[str, list[list[str]]] = {"canary": [], "stable": []}
+    for member in run.plan.members:
+        for backend, name in member.servers.items():
+            if not carries({"agent": False, "weight": 1, **_without_none(expected[backend][name])}):
+                continue
+            if member.key in (named or deployed):
+                sides["canary"].append([backend, name])
+            elif member.key not in deployed | same:
+                sides["stable"].append([backend, name])
+    if not sides["canary"]:
+        return None
+    judged = bool(step.options.get("judged")) and not glances
+    return {
+        "sides": sides,
+        "options": dict(run.settings.judge),
+        "judged": judged,
+        "asks": judged and bool(step.options.get("asks")),
+        "state": dict(run.analysis),
     }
 
 
@@ -606,6 +694,8 @@ def _brought_in(run: Run, step: Step) -> set[str]:
 def _name(run: Run, step: Step) -> str:
     """What the watched servers are called: their track, or their hosts."""
     keys = _watched_keys(run, step)
+    if step.track:
+        return step.track
     members = [member for member in run.plan.members if member.key in keys]
     tracks = {member.track for member in members}
     whole = len(tracks) == 1 and all(member.key in keys for member in run.plan.members if member.track in tracks)
@@ -615,6 +705,8 @@ def _name(run: Run, step: Step) -> str:
 def _rest_name(run: Run, step: Step) -> str:
     """What the servers are called that are not watched: their track, or the rest."""
     keys = _watched_keys(run, step)
+    if step.track == CANARY:
+        return STABLE
     others = {member.track for member in run.plan.members if member.key not in keys}
     watched_tracks = {member.track for member in run.plan.members if member.key in keys}
     return others.pop() or "the rest" if len(others) == 1 and not others & watched_tracks else "the rest"

@@ -80,6 +80,8 @@ class Server(t.NamedTuple):
     redispatches: int | None = None
     server_aborts: int | None = None
     max_sessions: int | None = None  # `maxconn` of its line; None where there is no limit
+    response_time: int | None = None  # ms, mean of the last 1024 requests; None in TCP mode
+    total_time: int | None = None
 
     @property
     def own_state(self) -> str:
@@ -238,7 +240,10 @@ def with_stat(backend: Backend, text: str) -> Backend:
     algorithm, mode = (total[columns[name]] or None if total and name in columns else None for name in ("algo", "mode"))
     if mode == "tcp":
         servers = tuple(
-            server._replace(requests=server.connections, http_4xx=None, http_5xx=None) for server in servers
+            server._replace(
+                requests=server.connections, http_4xx=None, http_5xx=None, response_time=None, total_time=None
+            )
+            for server in servers
         )
     return backend._replace(servers=servers, algorithm=algorithm, mode=mode)
 
@@ -281,6 +286,8 @@ _NUMBERS = (
     "wredis",
     "srv_abrt",
     "slim",
+    "rtime",
+    "ttime",
 )
 
 
@@ -366,6 +373,7 @@ def _as_dict(server: Server, share: float | None) -> dict[str, t.Any]:
             "connect": server.connect_errors,
             "response": server.response_errors,
         },
+        "times": {"response": server.response_time, "total": server.total_time},
         "retries": server.retries,
         "redispatches": server.redispatches,
         "server_aborts": server.server_aborts,

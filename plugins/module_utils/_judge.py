@@ -366,4 +366,10 @@ def _told(total: Counts) -> str:
 
 
 def _side(requests: int, bad: int) -> str:
-    return f"{bad} of {requests} requests" + (f" ({100 * bad / requests:.2g} %)" if requests else "")
+    return f"{bad} of {requests} requests" + (f" ({percent(bad, requests)} %)" if requests else "")
+
+
+def percent(bad: int, requests: int) -> str:
+    """The part of requests that are bad, with as many digits as say something: `0.25`, `3.1`, `42`."""
+    rate = 100 * min(bad, requests) / requests
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -20,6 +20,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._duration import sp
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed, quoted
 
 KINDS = ("deploy", "probe", "traffic", "analyse", "pause", "drain", "admit")
+# The tracks of a fleet of one group, while a canary is in it: which members they are the step says.
+CANARY, STABLE = "canary", "stable"
 
 
 class Member(t.NamedTuple):
@@ -52,8 +54,8 @@ class Member(t.NamedTuple):
 class Step(t.NamedTuple):
     """One step. Which fields mean something depends on ``kind``:
 
-    deploy, probe, drain, admit: ``members``; traffic: ``shares``; analyse: the ``members`` that are judged, ``seconds`` and
-    ``options``; pause: ``seconds``.
+    deploy, probe, drain, admit: ``members``; traffic: ``shares``, of tracks, or with ``members`` of these and of all others that
+    carry; analyse: the ``members`` that are judged, ``seconds`` and ``options``; pause: ``seconds``, or None until it is promoted.
     """
 
     kind: str
@@ -100,7 +102,7 @@ class Step(t.NamedTuple):
         if self.shares:
             told.append(", ".join(f"{track} {share:g} %" for track, share in self.shares.items()))
         if self.members:
-            told.append(self._who())
+            told.append(f"({listed(self.members)})" if self.shares else self._who())
         if self.seconds is not None:
             told.append(f"for {spelled(self.seconds)}")
         return " ".join(told)

@@ -14,6 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils import _capacity, _fleet
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
+from ansible_collections.steady.rollout.plugins.module_utils._canary import (
+    Ramp,
+    canary_in_place,
+    canary_side_by_side,
+    read_stages,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._duration import duration
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
@@ -27,13 +33,25 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     walk,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
+from ansible_collections.steady.rollout.plugins.module_utils._judge import JudgeError
+from ansible_collections.steady.rollout.plugins.module_utils._judge_input import settings_of
 from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as _lease_problem
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
-from ansible_collections.steady.rollout.plugins.module_utils._resume import difference, first_step
+from ansible_collections.steady.rollout.plugins.module_utils._resume import (
+    analysis_of,
+    difference,
+    first_step,
+    paused_at,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
-from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import ROLLING_BACK, WAYS_ON, state_of
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import (
+    PAUSED,
+    ROLLING_BACK,
+    WAYS_ON,
+    state_of,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
 
 PROVIDERS = ("haproxy",)
@@ -43,11 +61,15 @@ INHERITED = {
     "ignore_errors": "so that a failing release would not be taken back, but promoted",
     "ignore_unreachable": "so that a dead host would go on with its next task, and count as deployed",
 }
-STRATEGIES = ("blue_green", "rolling", "custom")
+STRATEGIES = ("blue_green", "canary", "rolling", "custom")
+INCONCLUSIVE = ("hold", "continue", "rollback")
+PAUSES = ("rollback", "hold")
+# What rollout_analysis hands to the judge, with its defaults.
+JUDGE: dict[str, t.Any] = {"tolerance": {}, "alpha": 0.01, "beta": 0.05, "horizon": 180, "absolute_max": 0.5}
 GUARDS = ("auto", "systemd", "process", "off")
 # drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status and doctor look.
-ACTIONS = ("run", "resume", "rollback", "drain", "admit", "status", "doctor")
-ROLLS_OUT = ("run", "resume")
+ACTIONS = ("run", "promote", "resume", "rollback", "drain", "admit", "status", "doctor")
+ROLLS_OUT = ("run", "promote", "resume")
 # Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
 # release once more.
 SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
@@ -181,7 +203,7 @@ def make_targets(
     """Check what the variables say. ``reach``: {lb: {provider, socket, state_dir}}, for hosts of the inventory."""
     action = str(control["action"])
     if action not in ACTIONS:
-        raise Refused(f"rollout_action is {action!r}; it can be run, resume or rollback")
+        raise Refused(f"rollout_action is {action!r}; it can be run, promote, resume or rollback")
     check_play(play, action)
     release = "" if control["release"] is None else str(control["release"])
     if action in ROLLS_OUT and not release.strip():
@@ -238,8 +260,13 @@ def _check_strategy(control: t.Mapping[str, t.Any]) -> None:
         raise Refused(f"rollout_strategy must name one of {', '.join(STRATEGIES)}, not {_short(strategy)}")
     if strategy["name"] == "custom" and not control["steps"]:
         raise Refused(
-            "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green or steady.rollout.rolling"
+            "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green, steady.rollout.canary or "
+            "steady.rollout.rolling"
         )
+    if strategy["name"] == "canary":
+        _ramp(strategy)
+        if strategy.get("inconclusive", "hold") not in INCONCLUSIVE:
+            raise Refused(f"canary_inconclusive is {strategy['inconclusive']!r}; it can be {', '.join(INCONCLUSIVE)}")
     if strategy.get("on_failure", "rollback") not in ("rollback", "hold"):
         raise Refused(f"rolling_on_failure is {strategy['on_failure']!r}; it can be rollback or hold")
 
@@ -249,12 +276,15 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
     if not isinstance(analysis, t.Mapping):
         raise Refused(f"rollout_analysis must be a map such as {{max_error_rate: 5}}, not {_short(analysis)}")
     known = {"interval": 10, "max_error_rate": 5.0, "min_requests": 50, "inconclusive": "rollback"}
-    strange = [name for name in analysis if name not in known]
+    strange = [name for name in analysis if name not in (*known, *JUDGE)]
     if strange:
-        raise Refused(f"rollout_analysis has {_some(strange)}, which it does not know; it knows {', '.join(known)}")
+        knows = ", ".join((*known, *JUDGE))
+        raise Refused(f"rollout_analysis has {_some(strange)}, which it does not know; it knows {knows}")
     given = {**known, **analysis}
-    if given["inconclusive"] not in ("rollback", "continue"):
-        raise Refused(f"rollout_analysis.inconclusive is {given['inconclusive']!r}; it can be rollback or continue")
+    if given["inconclusive"] not in INCONCLUSIVE:
+        raise Refused(
+            f"rollout_analysis.inconclusive is {given['inconclusive']!r}; it can be {', '.join(INCONCLUSIVE)}"
+        )
     if control["on_drain_timeout"] not in ("fail", "continue", "cut"):
         raise Refused(f"rollout_on_drain_timeout is {control['on_drain_timeout']!r}; it can be fail, continue or cut")
     if control["on_restart"] not in ("reassert", "rollback"):
@@ -287,9 +317,49 @@ def _settings(control: t.Mapping[str, t.Any]) -> Settings:
         guard=control["guard"],
         interval=max(0.2, duration(given["interval"])),
         max_error_rate=_percent(given["max_error_rate"], "rollout_analysis.max_error_rate"),
+        limits_canary="max_error_rate" in analysis,
         min_requests=_count(given["min_requests"], "rollout_analysis.min_requests"),
-        inconclusive=given["inconclusive"],
+        inconclusive=_inconclusive(strategy, given),
+        judge=_judge_options(given),
+        pause_lease=_pause_lease(control),
         probe=dict(probe),
+    )
+
+
+def _inconclusive(strategy: t.Mapping[str, t.Any], analysis: t.Mapping[str, t.Any]) -> str:
+    return str(strategy.get("inconclusive", "hold") if strategy.get("name") == "canary" else analysis["inconclusive"])
+
+
+def _judge_options(analysis: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The options of canary_analysis, those that were given and the defaults of the others."""
+    options = {**JUDGE, **{name: analysis[name] for name in JUDGE if name in analysis}}
+    options.update(further={}, min_requests=_count(analysis["min_requests"], "rollout_analysis.min_requests"))
+    options["horizon"] = _count(options["horizon"], "rollout_analysis.horizon")
+    try:
+        settings_of(options)
+    except JudgeError as exc:
+        raise Refused(f"rollout_analysis: {exc}") from exc
+    return options
+
+
+def _pause_lease(control: t.Mapping[str, t.Any]) -> float | None:
+    """For how long a pause is trusted before the guard returns the traffic; None where it is held for as long as it takes."""
+    policy = control["pause_policy"]
+    if policy not in PAUSES:
+        raise Refused(f"rollout_pause_policy is {policy!r}; it can be {' or '.join(PAUSES)}")
+    seconds = _lease(control["pause_timeout"], "rollout_pause_timeout")
+    return seconds if policy == "rollback" else None
+
+
+def _ramp(strategy: t.Mapping[str, t.Any]) -> Ramp:
+    """What the variables of the role canary say. Raises PlanError."""
+    return Ramp(
+        read_stages(strategy.get("steps", [5, 25, 50])),
+        duration(strategy.get("step_for", 300)),
+        duration(strategy.get("step_max", 1800)),
+        strategy.get("batches", "25%"),
+        strategy.get("max_unavailable", "25%"),
+        duration(strategy.get("min_healthy_time", 10)),
     )
 
 
@@ -394,7 +464,7 @@ def decide(
         if targets.action == "rollback":
             return _decide_rollback(targets, answers, rollout_id, alive)
         check_readings(targets, answers, rollout_id)
-        if targets.action == "resume":
+        if targets.action in ("promote", "resume"):
             return _decide_resume(targets, answers, rollout_id)
         return _decide_run(targets, answers, rollout_id)
     except (PlanError, FleetError) as exc:
@@ -452,6 +522,9 @@ def _refuse_held(targets: Targets, answers: t.Mapping[str, t.Any]) -> None:
     holder, places = next(iter(holders.items()))
     held = f"rollout {holder} holds {', '.join(targets.backends)} on {', '.join(places)}"
     left = _lease_left(answers, (holder,))
+    if _states(answers, (holder,)) == {PAUSED}:
+        until = f" and goes back by itself in {min(left.values()):.0f} s" if left else ""
+        raise Refused(f"{held}: it is paused{until}; {_ways_on(answers, holder)}")
     if not left:
         raise Refused(f"{held}: it is running, or did not end well; let it end, or {_ways_on(answers, holder)}")
     lb = max(left, key=lambda name: left[name])
@@ -466,6 +539,8 @@ def _ways_on(answers: t.Mapping[str, t.Any], rollout_id: str) -> str:
     # All load balancers must be in a state that allows it.
     state = min(_states(answers, (rollout_id,)), key=lambda state: len(WAYS_ON[state]), default=ROLLING_BACK)
     back = "take it back with the playbook steady.rollout.rollback"
+    if "promote" in WAYS_ON[state]:
+        return f"go on with it by the playbook steady.rollout.promote, or {back}"
     if "resume" not in WAYS_ON[state]:
         return back
     return f"go on with it by the same command and -e rollout_action=resume, or {back}"
@@ -530,6 +605,8 @@ def _steps_of(
         return steps, f"release {targets.release} by a plan of your own"
     if strategy["name"] == "blue_green":
         return _blue_green_steps(targets, members, answers, recorded, force)
+    if strategy["name"] == "canary":
+        return _canary_steps(targets, members, answers, recorded, force)
     return _rolling_steps(targets, members, answers, recorded, force)
 
 
@@ -544,13 +621,56 @@ def _blue_green_steps(
     live_name = live_colour(members, answers, strategy.get("live"))
     live = [member for member in members if member.track == live_name]
     idle = [member for member in members if member.track != live_name]
-    settled = _fleet.in_rotation(members, answers) == [member.key for member in live] and _all_in_rotation(
-        live, answers
-    )
-    if settled and not force and _all_run(live, recorded, targets.release):
+    if not force and _is_settled(live, members, answers) and _all_run(live, recorded, targets.release):
         return (), f"{live_name} is live and runs {targets.release} already"
     steps = blue_green(live, idle, duration(strategy.get("bake", 300)))
     return steps, f"{live_name} is live; release {targets.release} goes to {idle[0].track}"
+
+
+def _canary_steps(
+    targets: Targets,
+    members: t.Sequence[Member],
+    answers: t.Mapping[str, Reading],
+    recorded: t.Mapping[str, str | None],
+    force: bool,
+) -> tuple[tuple[Step, ...], str]:
+    strategy, ramp = targets.control["strategy"], _ramp(targets.control["strategy"])
+    if any(member.track for member in members):
+        live_name = live_colour(members, answers, strategy.get("live"))
+        live = [member for member in members if member.track == live_name]
+        idle = [member for member in members if member.track != live_name]
+        if not force and _is_settled(live, members, answers) and _all_run(live, recorded, targets.release):
+            return (), f"{live_name} is live and runs {targets.release} already"
+        words = f"{live_name} is live; release {targets.release} goes to {idle[0].track}, share by share"
+        return canary_side_by_side(live, idle, ramp), words
+    due = _due(members, answers, recorded, targets.release, force)
+    if not due:
+        return (), f"every host runs {targets.release} already"
+    spread = bool(strategy.get("spread_by"))
+    steps = canary_in_place(members, due, part_of_traffic(members, answers), strategy.get("hosts", 1), ramp, spread)
+    return steps, f"release {targets.release} goes to a canary, and then to {len(due)} of {len(members)} hosts"
+
+
+def part_of_traffic(members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> dict[str, float]:
+    """Percent of the traffic that each member carries by its weight: the least of all load balancers and backends."""
+    parts: dict[str, float] = {}
+    for answer in answers.values():
+        backends = {backend for member in members for backend in member.servers}
+        for backend in backends:
+            servers = _fleet.servers_of(answer, backend)
+            weights = {name: server["weight"] if carries(server) else 0 for name, server in servers.items()}
+            total = sum(weights.values())
+            for member in members:
+                if backend in member.servers:
+                    part = 100.0 * weights[member.servers[backend]] / total if total else 0.0
+                    parts[member.key] = min(part, parts.get(member.key, part))
+    return parts
+
+
+def _is_settled(live: t.Sequence[Member], members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> bool:
+    """Whether exactly the live colour carries, on every load balancer."""
+    keys = [member.key for member in live]
+    return _fleet.in_rotation(members, answers) == keys and _all_in_rotation(live, answers)
 
 
 def live_colour(members: t.Sequence[Member], answers: t.Mapping[str, Reading], adopted: t.Any) -> str:
@@ -594,11 +714,8 @@ def _rolling_steps(
     force: bool,
 ) -> tuple[tuple[Step, ...], str]:
     strategy = targets.control["strategy"]
-    due = [
-        member
-        for member in members
-        if force or recorded[member.key] != targets.release or not _fleet.everywhere_in(member, answers)
-    ]
+    keys = _due(members, answers, recorded, targets.release, force)
+    due = [member for member in members if member.key in keys]
     if not due:
         return (), f"every host runs {targets.release} already"
     spread = bool(strategy.get("spread_by"))
@@ -612,6 +729,21 @@ def _rolling_steps(
     done = len(members) - len(due)
     already = f", {done} run it already" if done else ""
     return steps, f"release {targets.release} goes to {len(due)} of {len(members)} hosts in batches{already}"
+
+
+def _due(
+    members: t.Sequence[Member],
+    answers: t.Mapping[str, Reading],
+    recorded: t.Mapping[str, str | None],
+    release: str,
+    force: bool,
+) -> list[str]:
+    """Keys of the members that do not run the release yet, or are not in rotation everywhere."""
+    return [
+        member.key
+        for member in members
+        if force or recorded[member.key] != release or not _fleet.everywhere_in(member, answers)
+    ]
 
 
 def _all_run(members: t.Sequence[Member], recorded: t.Mapping[str, str | None], release: str) -> bool:
@@ -712,8 +844,8 @@ def _releases(members: t.Sequence[Member], targets: Targets, answers: t.Mapping[
 def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: str) -> Decision:
     recovery = back_from(answers, targets.backends)
     if recovery is None:
-        raise Refused("no rollout is recorded that could be resumed; leave rollout_action out to start one")
-    state = _state_to_resume(recovery, answers)
+        raise Refused(f"no rollout is recorded that could be {targets.action}d; leave rollout_action out to start one")
+    state = _state_to_go_on(recovery, answers, targets.action)
     reason = _reason_to_take_over(recovery, answers, str(targets.control.get("steal") or ""))
     members = _members(targets, answers)
     lbs = _as_it_found(recovery, targets, answers)
@@ -735,27 +867,56 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
     # What was in deploy, and was not seen to be good since, may carry nothing before it is.
     good = admitted_at(run, first)
     out = tuple(dict.fromkeys(key for group in recovery.deployed for key in group if key not in good))
-    run = replace(run, first=first, out=out)
+    run = replace(run, first=first, out=out, analysis=analysis_of(records))
+    if targets.action == "promote":
+        glance = paused_at(run, records)
+        run = replace(
+            run, first=min(first, glance) if glance >= 0 else first, glance=glance, full=bool(targets.control["full"])
+        )
     _check_capacity(run, answers)
+    first = run.first
     begin = {
         **_begin(run, recovery.carried),
         "after": list(recovery.holders),
-        "resumed": {"of": recovery.rollout_id, "at": first},
+        "resumed": {"of": recovery.rollout_id, "at": first, "by": targets.action},
     }
     count = len(plan.steps)
     where = f"step {first + 1} of {count} ({plan.steps[first].words()})" if first < count else "its end"
     words = f"rollout {recovery.rollout_id} of release {plan.release} is {_spoken(state)}; it goes on from {where}"
+    if run.full:
+        words += ", and straight to its end"
     on_failure = str(targets.control["strategy"].get("on_failure", "rollback"))
     warnings = tuple(_weak(answers))
     return Decision("run", run, (words,), warnings, begin, recovery.holders, reason, recovery, on_failure)
 
 
-def _state_to_resume(recovery: Recovery, answers: t.Mapping[str, t.Any]) -> str:
+def waiting(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, str]:
+    """{strategy, release} of the rollout that is paused. Raises Refused where none is."""
+    usable = {name: answer for name, answer in answers.items() if answer.get("records") and not answer.get("failed")}
+    for lb in targets.lbs:
+        if lb.name not in usable:
+            raise Refused(f"load balancer {lb.name} {_why(answers.get(lb.name) or {})}")
+    try:
+        recovery = back_from(usable, targets.backends)
+    except PlanError as exc:
+        raise Refused(_lowered(exc)) from exc
+    if recovery is None or recovery.done:
+        raise Refused(recovery.done if recovery else "no rollout is recorded that could be promoted")
+    _state_to_go_on(recovery, usable, "promote")
+    return {"strategy": recovery.plan.strategy, "release": recovery.plan.release}
+
+
+def _state_to_go_on(recovery: Recovery, answers: t.Mapping[str, t.Any], action: str) -> str:
     """The state of the rollout, where it is one that can go on. Raises Refused."""
     states = _states(answers, recovery.holders)
-    stuck = sorted(state for state in states if "resume" not in WAYS_ON[state])
+    stuck = sorted(state for state in states if action not in WAYS_ON[state])
     if recovery.ended and recovery.outcome != "paused":
-        raise Refused(f"rollout {recovery.rollout_id} ended as {recovery.outcome}; there is nothing to resume")
+        raise Refused(f"rollout {recovery.rollout_id} ended as {recovery.outcome}; there is nothing to {action}")
+    if action == "promote" and stuck and "resume" in WAYS_ON[stuck[0]]:
+        raise Refused(
+            f"rollout {recovery.rollout_id} is {_spoken(stuck[0])}, and not paused; go on with it by the same command and "
+            "-e rollout_action=resume, or take it back with the playbook steady.rollout.rollback"
+        )
     if recovery.undoing or stuck:
         raise Refused(
             f"rollout {recovery.rollout_id} is {_spoken(stuck[0] if stuck else ROLLING_BACK)}; it can only be taken back, with the playbook "

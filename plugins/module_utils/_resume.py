@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, LoadBalancer, Run, expected_at
+from ansible_collections.steady.rollout.plugins.module_utils._executor import (
+    UNDO,
+    WATCHES,
+    LoadBalancer,
+    Run,
+    expected_at,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries, servers_of
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Plan
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
@@ -44,6 +50,19 @@ def first_step(run: Run, records: t.Mapping[str, Rollouts], readings: Readings) 
     return first
 
 
+def paused_at(run: Run, records: t.Mapping[str, Rollouts]) -> int:
+    """The step at which the rollout was paused; -1 where that is none that watches, or waits."""
+    step = max(announced(records.get(lb.name, ())) for lb in run.lbs)
+    return step if step < len(run.plan.steps) and run.plan.steps[step].kind in WATCHES else -1
+
+
+def analysis_of(records: t.Mapping[str, Rollouts]) -> t.Mapping[str, t.Any]:
+    """What the judge knew when it was last written down; {} where it never was."""
+    events = [event for rollouts in records.values() for one in rollouts for event in one["events"]]
+    known = [event for event in events if isinstance(event.get("analysis"), t.Mapping)]
+    return max(known, key=lambda event: str(event["at"]))["analysis"] if known else {}
+
+
 def due_step(plan: Plan, rollouts: Rollouts) -> int:
     """The first step that is not known to have gone well on a load balancer."""
     last = announced(rollouts)
@@ -64,6 +83,8 @@ def _went_well(plan: Plan, step: int, rollouts: Rollouts) -> bool:
     """Whether the last step that was announced is on record as done; the share of traffic was seen only when the next one began."""
     if not 0 <= step < len(plan.steps) or plan.steps[step].kind == "traffic":
         return False
+    if plan.steps[step].kind == "pause" and plan.steps[step].seconds is None:
+        return False  # it is over when somebody promotes, and that is not for the record to say
     by_module = plan.steps[step].kind in ("drain", "admit")
     own = [[event for event in one["events"] if event.get("step") == step] for one in rollouts]
     concerned = [events for events in own if any(event["event"] == "intent" for event in events)]

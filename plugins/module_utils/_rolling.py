@@ -31,7 +31,7 @@ def rolling(
     steps: list[Step] = []
     for batch in batched(members, batches, max_unavailable, spread):
         keys = tuple(member.key for member in batch)
-        steps += _released(keys)
+        steps += released(keys)
         if min_healthy_seconds:
             steps.append(Step("analyse", keys, seconds=min_healthy_seconds, options={"require_requests": False}))
     return tuple(steps)
@@ -45,7 +45,7 @@ def undo_steps(deployed: t.Sequence[t.Sequence[str]], carried: t.Collection[str]
     for group in reversed(deployed):
         keys = tuple(key for key in dict.fromkeys(group) if key in carried and key not in done)
         done.update(keys)
-        steps += _released(keys) if keys else ()
+        steps += released(keys) if keys else ()
     return tuple(steps)
 
 
@@ -63,7 +63,9 @@ def batched(
     if not members:
         raise PlanError("The fleet is empty, so that there is nothing to roll; check the hosts of the play.")
     sizes = _sizes(batches, len(members))
-    most = len(members) if max_unavailable is None else _size(max_unavailable, len(members), "rolling_max_unavailable")
+    most = (
+        len(members) if max_unavailable is None else size_of(max_unavailable, len(members), "rolling_max_unavailable")
+    )
     left = list(members)
     made: list[tuple[Member, ...]] = []
     while left:
@@ -91,19 +93,20 @@ def _next_batch(left: t.Sequence[Member], size: int, spread: bool) -> tuple[Memb
     return tuple(batch)
 
 
-def _released(keys: tuple[str, ...]) -> tuple[Step, ...]:
+def released(keys: tuple[str, ...]) -> tuple[Step, ...]:
+    """Members out of rotation, with the release, seen to be good, and in again."""
     return tuple(Step(kind, keys) for kind in ("drain", "deploy", "probe", "admit"))
 
 
 def _sizes(batches: t.Any, fleet: int) -> list[int]:
     several = isinstance(batches, t.Sequence) and not isinstance(batches, (str, bytes))
-    sizes = [_size(value, fleet, "rolling_batches") for value in (batches if several else [batches])]
+    sizes = [size_of(value, fleet, "rolling_batches") for value in (batches if several else [batches])]
     if not sizes:
         raise PlanError("rolling_batches is an empty list; write how many hosts a batch has, such as 1 or 25%.")
     return sizes
 
 
-def _size(value: t.Any, fleet: int, variable: str) -> int:
+def size_of(value: t.Any, fleet: int, variable: str) -> int:
     """Members that ``value`` means: as many, or that percentage of the fleet, rounded down, and at least one."""
     text = str(value).strip() if isinstance(value, str) else ""
     percent = _PERCENT.fullmatch(text)

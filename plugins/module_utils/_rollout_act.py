@@ -37,6 +37,7 @@ LOOKED_AT = (
     "last_check",
     "requests",
     "errors",
+    "times",
     "sessions",
 )
 NOTED = ("intent", "result", "note")
@@ -122,7 +123,7 @@ def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
         _DO[act.act](act, driver, held, done)
         if act.act != "end":
             _prolong(act, held, done)
-    if act.act == "end" and watchdog:
+    if act.act == "end" and watchdog and not act.lease:
         watchdog.dismiss()
     return done
 
@@ -437,7 +438,8 @@ def _end(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> Non
             previous = _hand_back(records, took, driver.lock_name(records.backend))
             done.lines.append(_lock_lines(records.backend, holder, previous))
             continue
-        records.drop_lease()
+        if not (act.keep_lock and act.lease):
+            records.drop_lease()
         if not act.keep_lock:
             records.release()
             unpoint(driver.lock_name(records.backend))

@@ -18,7 +18,7 @@ PROMOTED = "promoted"
 # {state: {what the journal says next: the state after it}}. A step is taken, the traffic is returned by the controller (rescue)
 # or by the guard (expiry), or the rollout ends with an outcome.
 TRANSITIONS: t.Mapping[str, t.Mapping[str, str]] = {
-    RUNNING: {"step": RUNNING, "promoted": PROMOTED, "rescue": ROLLING_BACK, "expiry": ABANDONED},
+    RUNNING: {"step": RUNNING, "promoted": PROMOTED, "paused": PAUSED, "rescue": ROLLING_BACK, "expiry": ABANDONED},
     ROLLING_BACK: {
         "step": ROLLING_BACK,
         "rescue": ROLLING_BACK,
@@ -29,7 +29,8 @@ TRANSITIONS: t.Mapping[str, t.Mapping[str, str]] = {
         "paused": PAUSED,
     },
     ABANDONED: {"expiry": ABANDONED},
-    PAUSED: {},
+    # A pause is trusted for a time, too.
+    PAUSED: {"expiry": ABANDONED},
     ROLLBACK_FAILED: {},
     ROLLED_BACK: {},
     PROMOTED: {},
@@ -37,7 +38,7 @@ TRANSITIONS: t.Mapping[str, t.Mapping[str, str]] = {
 # What a person can do with it. Each is another rollout, which takes this one over.
 WAYS_ON: t.Mapping[str, tuple[str, ...]] = {
     RUNNING: ("resume", "rollback"),
-    PAUSED: ("resume", "rollback"),
+    PAUSED: ("promote", "resume", "rollback"),
     ABANDONED: ("resume", "rollback"),
     ROLLING_BACK: ("rollback",),
     ROLLBACK_FAILED: ("rollback",),
@@ -51,7 +52,13 @@ def state_of(rollout: t.Mapping[str, t.Any], abandoned: bool = False) -> str:
     """The state of a rollout on one load balancer. ``rollout``: as _journal.fold tells it; ``abandoned``: what its lock says."""
     state = history(rollout)[-1][1]
     # On a full disk the guard cannot write into the journal.
-    return ABANDONED if abandoned and state == RUNNING else state
+    return ABANDONED if abandoned and state in (RUNNING, PAUSED) else state
+
+
+def waits(rollout: t.Mapping[str, t.Any]) -> bool:
+    """Whether it waits to be promoted: it was paused on its way forward, and not held on its way back."""
+    told = history(rollout)
+    return told[-1] == ("paused", PAUSED) and told[-2][1] == RUNNING
 
 
 def history(rollout: t.Mapping[str, t.Any]) -> list[tuple[str, str]]:

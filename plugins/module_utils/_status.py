@@ -32,7 +32,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._plan import Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import Targets
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
-from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import state_of
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import state_of, waits
 
 HEALTHY, IN_PROGRESS, NEEDS_ATTENTION = "healthy", "in_progress", "needs_attention"
 # How many events of the journal are told.
@@ -151,8 +151,9 @@ class _View:
 
     @property
     def in_progress(self) -> bool:
-        """Whether a rollout is under way that did not end, as far as is known."""
-        return bool(self.recovery and self.recovery.unfinished and not self.recovery.outcome)
+        """Whether a rollout is under way that did not end, as far as is known, or waits to be promoted."""
+        waiting = self.leading is not None and waits(self.leading)
+        return bool(self.recovery and self.recovery.unfinished and (waiting or not self.recovery.outcome))
 
     def lb(self, name: str) -> LoadBalancer | None:
         """The load balancer as the rollout found it; None where it took no part."""
@@ -489,7 +490,7 @@ def _rollout_reasons(view: _View, now: float) -> list[Reason]:
         reasons.append(
             _reason(f"{name} could not be taken back wholly{_message(leading)}", f"mend this, then {ROLL_BACK} again")
         )
-    elif recovery.outcome == "paused":
+    elif recovery.outcome == "paused" and not waits(leading):
         reasons.append(
             _reason(
                 f"{name} is held in the middle{_message(leading)}", f"to go on, {RESUME}; to take it back, {ROLL_BACK}"
@@ -527,6 +528,8 @@ def _unfinished_reasons(view: _View, name: str, leading: t.Mapping[str, t.Any], 
         ]
     if not view.locks:
         return [*reasons, _reason(f"{name} did not end, and nobody holds the backend", ROLL_BACK)]
+    if waits(leading):
+        return reasons
     quiet = _quiet_for(view, leading, now)
     if not view.leases and quiet is not None and quiet > SILENCE_SECONDS:
         what = f"nothing was heard of it for {spelled(round(quiet))} beyond what its step waits"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils._canary import pause
 from ansible_collections.steady.rollout.plugins.module_utils._duration import duration
 from ansible_collections.steady.rollout.plugins.module_utils._plan import KINDS, Member, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed, quoted
@@ -61,9 +62,7 @@ def _traffic(value: t.Any, members: t.Sequence[Member], _before: t.Sequence[Step
 
 
 def _pause(value: t.Any, _members: t.Sequence[Member], _before: t.Sequence[Step]) -> Step:
-    if not value:
-        raise PlanError("only pauses of a set time work here; write how long, such as {for: 10m}.")
-    return Step("pause", seconds=_for(value))
+    return pause(value)
 
 
 def _analyse(value: t.Any, members: t.Sequence[Member], before: t.Sequence[Step]) -> Step:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils import _watch
+from ansible_collections.steady.rollout.plugins.module_utils import _analysis, _watch
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, proved, reasons, why
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Settings
 from ansible_collections.steady.rollout.plugins.module_utils._share import observe
@@ -51,25 +51,35 @@ def poll(
     reassert = _reassert(watch, good, restarted, known.get("told_again") or ())
     again = [one["lb"] for one in reassert]
     judged = {lb: answer for lb, answer in good.items() if lb not in again}
+    judge = watch["judge"]
+    seen = {lb: _reading(answer) for lb, answer in judged.items()}
     verdict = _watch.step(
         known.get("state") or {},
-        {lb: _reading(answer) for lb, answer in judged.items()},
+        seen,
         [tuple(place) for place in watch["track"]],
         {
             "max_error_rate": settings.max_error_rate,
             "min_requests": settings.min_requests,
             "require_requests": watch["require_requests"],
             "wanted_percent": watch["wanted_percent"],
+            "limited": watch["limited"],
             "name": watch["name"],
             "rest_name": watch["rest_name"],
         },
         elapsed,
         watch["seconds"],
         [*silent, *_probe_failures(judged), *_strayed(watch["expected"], judged)],
+        judge["sides"] if judge else None,
     )
     decided, reason, line = verdict.verdict, verdict.reason, verdict.line
     if watch["of_share"] and decided != "fail":
         decided, reason, line = _judge_share(verdict, watch, settings, elapsed)
+    analysed = (previous.get("analysis") or {}) if previous.get("rollout_id") == told["rollout_id"] else {}
+    if judge:
+        servers = {lb: reading["servers"] for lb, reading in seen.items()}
+        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers)
+        analysed = analysis.state
+        decided, reason, line = _compared(watch, analysis, verdict, elapsed)
     if reassert and decided != "fail":
         decided, reason = "going", ""
         line += f"; {', '.join(again)} was reloaded or restarted, and forgot its weights: it is told again"
@@ -87,7 +97,26 @@ def poll(
         "next": now if reassert else started + watch["interval"] * (int(elapsed / watch["interval"] + 0.5) + 1),
         "state": verdict.state,
         "unanswered": unanswered,
+        "analysis": analysed,
+        "rollout_id": told["rollout_id"],
     }
+
+
+def _compared(
+    watch: t.Mapping[str, t.Any], analysis: _analysis.Analysis, verdict: _watch.Verdict, elapsed: float
+) -> tuple[str, str, str]:
+    """What the watch and the judge say together. A fail of either is one; anything else waits until the time is up."""
+    line = _analysis.line(watch, analysis, verdict.state["mine"], verdict.state["rest"], elapsed)
+    if verdict.verdict == "fail":
+        return "fail", verdict.reason, line
+    if analysis.verdict == "fail":
+        return "fail", analysis.reason, line
+    if verdict.verdict == "going":
+        return "going", "", line
+    requests = int(verdict.state["mine"][0])
+    watched = (verdict.verdict, verdict.reason)
+    decided, reason = _analysis.at_end(watch["judge"], analysis, watched, requests, elapsed, watch["longest"])
+    return decided, reason, line
 
 
 def _unanswered(

@@ -18,11 +18,14 @@ from ansible_collections.steady.rollout.plugins.module_utils._share import inter
 
 ERRORS = ("http_5xx", "connect", "response")
 COUNTERS = ("requests", *ERRORS)
+# Up to so many times the rate of errors of the other servers is no worse than they are.
+ALIKE = 1.5
 DEFAULTS: dict[str, t.Any] = {
     "max_error_rate": 5.0,
     "min_requests": 50,
     "require_requests": False,
     "wanted_percent": 100.0,
+    "limited": True,
     "name": "the track",
     "rest_name": "the rest",
 }
@@ -37,13 +40,15 @@ NONE: Counts = (0, 0, 0, 0)
 class Verdict:
     """What one poll says. ``state`` is plain data that the next call is given; ``verdict`` is ``going``, ``pass``, ``fail`` or
     ``inconclusive``; ``line`` says for a person how things are, ``reason`` why it ended (empty while going);
-    ``share`` is the observed share since the first poll, as ``_share.Observed`` in plain data."""
+    ``share`` is the observed share since the first poll, as ``_share.Observed`` in plain data. ``grown``: by side, what counters of
+    its servers grew by in this poll, as [requests, 5xx, failed connections, broken answers]."""
 
     state: dict[str, t.Any]
     verdict: str
     line: str
     reason: str
     share: dict[str, t.Any]
+    grown: t.Mapping[str, t.Sequence[int]]
 
     def as_dict(self) -> dict[str, t.Any]:
         """The same as plain data."""
@@ -58,6 +63,7 @@ def step(
     elapsed: float,
     total_seconds: float,
     probe_failures: t.Sequence[str] = (),
+    sides: t.Mapping[str, t.Collection[t.Sequence[str]]] | None = None,
 ) -> Verdict:
     """Take one poll into account.
 
@@ -65,11 +71,13 @@ def step(
     that could not be read is None or left out. ``track`` holds the (backend, server) pairs that are watched, all other
     servers are the rest. ``settings`` are DEFAULTS and what differs: ``max_error_rate`` in percent of requests,
     ``min_requests`` that a judgement needs, ``require_requests`` (without them the end is inconclusive), ``wanted_percent``,
-    and the words for the two sides. ``state`` is empty at first, then what the last call returned.
+    ``limited`` (whether the rate of errors is judged here at all), and the words for the two sides. ``state`` is empty at first, then
+    what the last call returned. ``sides``: servers whose growth is told one by one for whoever compares them; there what began to count
+    anew since the last poll is left out.
     """
     wanted = {**DEFAULTS, **{key: value for key, value in settings.items() if value is not None}}
     mine = {(str(pair[0]), str(pair[1])) for pair in track}
-    poll = _Poll(state, reading, mine)
+    poll = _Poll(state, reading, mine, sides or {})
     tally = _Tally(state, poll, int(wanted["min_requests"]))
     share = observe(tally.mine[0], tally.mine[0] + tally.rest[0], float(wanted["wanted_percent"]))
     verdict, reason = _judge(poll, tally, wanted, elapsed >= total_seconds, probe_failures)
@@ -79,13 +87,21 @@ def step(
     )
     if share.share is not None:
         line += f"; observed share {share.share:.1f} % ({share.low:.1f}-{share.high:.1f} %)"
-    return Verdict({**tally.state(), "lbs": poll.state}, verdict, line, reason, share.as_dict())
+    return Verdict({**tally.state(), "lbs": poll.state}, verdict, line, reason, share.as_dict(), poll.sides)
 
 
 class _Poll:
     """What one reading adds to those before it."""
 
-    def __init__(self, state: t.Mapping[str, t.Any], reading: t.Mapping[str, t.Any], track: set[Server]) -> None:
+    def __init__(
+        self,
+        state: t.Mapping[str, t.Any],
+        reading: t.Mapping[str, t.Any],
+        track: set[Server],
+        sides: t.Mapping[str, t.Collection[t.Sequence[str]]],
+    ) -> None:
+        self._side_of = {(str(pair[0]), str(pair[1])): side for side, pairs in sides.items() for pair in pairs}
+        self.sides: dict[str, Counts] = dict.fromkeys(sides, NONE)
         self.mine = NONE
         self.rest = NONE
         self.problems: list[str] = []
@@ -106,6 +122,9 @@ class _Poll:
             known = before["servers"].get("/".join(key))
             counts = _counters(servers[key])
             grown = _grown(known["counts"] if known else None, counts, restarted)
+            side = self._side_of.get(key)
+            if side and known and not restarted and not _fell(known["counts"], counts):
+                self.sides[side] = _sum(self.sides[side], grown)
             if key in track:
                 self.read_track = True
                 self.mine = _sum(self.mine, grown)
@@ -142,7 +161,8 @@ def _judge(
     problems = [*poll.problems, *probe_failures]
     if problems:
         return "fail", "; ".join(problems)
-    if _attempts(tally.window) >= max(1, enough) and _rate(tally.window) > limit:
+    limited = wanted["limited"] and not _as_bad_elsewhere(tally, enough)
+    if limited and _attempts(tally.window) >= max(1, enough) and _rate(tally.window) > limit:
         return "fail", _too_many(tally.window, name, limit)
     if not ended:
         return "going", ""
@@ -154,7 +174,7 @@ def _judge(
             f"{_errors(tally.mine)} of {_attempts(tally.mine)} requests to {name} failed ({_rate(tally.mine):.1f} %)",
         )
     # Too few for a rate, but what there is may be bad beyond chance.
-    if 100 * interval(_errors(tally.mine), _attempts(tally.mine))[0] > limit:
+    if limited and 100 * interval(_errors(tally.mine), _attempts(tally.mine))[0] > limit:
         return "fail", _too_many(tally.mine, name, limit)
     seen = f"{name} got {tally.mine[0]} requests, and {enough} are needed to judge it"
     return (
@@ -162,6 +182,12 @@ def _judge(
         if wanted["require_requests"]
         else ("pass", f"{name} stayed healthy; {seen} by its errors")
     )
+
+
+def _as_bad_elsewhere(tally: _Tally, enough: int) -> bool:
+    """Whether the other servers answer about as badly: then it is not what was brought in, and going back would help nobody."""
+    known = _attempts(tally.rest) >= max(1, enough)
+    return known and _rate(tally.window) <= ALIKE * _rate(tally.rest)
 
 
 def _too_many(counts: Counts, name: str, limit: float) -> str:
@@ -200,9 +226,13 @@ def _grown(before: t.Sequence[int | None] | None, after: t.Sequence[int | None],
     if before is None:
         return NONE
     # A process that has another's pid, or counters that somebody cleared.
-    if any(new is not None and old is not None and new < old for old, new in zip(before, after)):
+    if _fell(before, after):
         return _counts(after)
     return _counts([None if old is None or new is None else new - old for old, new in zip(before, after)])
+
+
+def _fell(before: t.Sequence[int | None], after: t.Sequence[int | None]) -> bool:
+    return any(new is not None and old is not None and new < old for old, new in zip(before, after))
 
 
 def _counts(values: t.Sequence[int | None]) -> Counts:

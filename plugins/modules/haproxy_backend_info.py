@@ -133,6 +133,18 @@ servers:
         response:
           description: Answers that broke off or were invalid.
           type: int
+    times:
+      description:
+        - Mean times of the last 1024 requests in milliseconds; null in TCP mode. They are no measure of a short time, and say nothing of
+          a slow minority.
+      type: dict
+      contains:
+        response:
+          description: From the request to the first byte of the answer.
+          type: int
+        total:
+          description: From the request to the last byte of the answer.
+          type: int
     retries:
       description: Connection attempts that were repeated.
       type: int

@@ -26,6 +26,11 @@ options:
       - What the user set.
     type: dict
     required: true
+  rollout_id:
+    description:
+      - The id of the rollout.
+    type: str
+    required: true
   key:
     description:
       - What tells this watch from others of the rollout.
@@ -53,6 +58,7 @@ EXAMPLES = r"""
 - name: See the role
   steady.rollout.rollout_watch:
     settings: "{{ run.settings }}"
+    rollout_id: "{{ run.rollout_id }}"
     key: "{{ told.key }}"
     watch: "{{ told.watch }}"
 """

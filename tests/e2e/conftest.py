@@ -14,7 +14,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted imp
 
 from e2e import lab as haproxy_lab
 from e2e.lab import Lab
-from e2e.rollouts import COLOURS, Rollouts, rest_green
+from e2e.rollouts import COARSE, COLOURS, Rollouts, rest_green
 from e2e.shop import SHOP, VERSIONS
 from local_fleet.fleet import Fleet
 from local_fleet.layout import Options
@@ -111,3 +111,9 @@ def blue_green(start_blue_green: t.Callable[..., Rollouts]) -> Rollouts:
 def rolling(start_rollouts: t.Callable[..., Rollouts]) -> Rollouts:
     """Four hosts, all live, released to one by one."""
     return start_rollouts(apps=4, variables={"rolling_batches": 1})
+
+
+@pytest.fixture
+def canary(start_rollouts: t.Callable[..., Rollouts]) -> Rollouts:
+    """Four hosts, all live, with a tolerance that can be judged in seconds."""
+    return start_rollouts(apps=4, variables={"rollout_analysis": COARSE})

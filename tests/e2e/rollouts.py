@@ -42,7 +42,14 @@ QUICK: dict[str, t.Any] = {
     "rolling_healthy_deadline": 4,
     "rolling_max_unavailable": "50%",
     "rolling_min_healthy_time": 1,
+    "canary_steps": [10, 25],
+    "canary_step_for": 2,
+    "canary_step_max": 40,
+    "canary_max_unavailable": "50%",
+    "canary_min_healthy_time": 1,
 }
+# What a pass can be shown of in some seconds of a gentle load.
+COARSE: dict[str, t.Any] = {**QUICK["rollout_analysis"], "tolerance": {"ratio": 2, "delta": 0.05}}
 COLOURS = {"web1": "blue", "web2": "blue", "web3": "green", "web4": "green"}
 GENTLE = 40.0  # requests/s to each load balancer: enough to judge a release by
 
@@ -341,6 +348,14 @@ class Rollouts:
     def rolling(self, release: str, *arguments: str, **variables: t.Any) -> Result:
         """Release in batches."""
         return self.run("rolling", *arguments, rollout_hosts="app", rollout_release=release, **variables)
+
+    def canary(self, release: str, *arguments: str, **variables: t.Any) -> Result:
+        """Release share by share."""
+        return self.run("canary", *arguments, rollout_hosts="app", rollout_release=release, **variables)
+
+    def promote(self, *arguments: str, **variables: t.Any) -> Result:
+        """Go on with the release that is paused."""
+        return self.run("promote", *arguments, rollout_hosts="app", **variables)
 
     def rollback(self, *arguments: str, **variables: t.Any) -> Result:
         """Go back from the last release."""

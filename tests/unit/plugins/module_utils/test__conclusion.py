@@ -14,6 +14,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._conclusion import 
     left_out,
     lost_members,
     overdue,
+    pause_of,
     progress,
     reasons,
     watch_problems,
@@ -142,6 +143,7 @@ def test_a_target_without_an_answer_did_not_answer_in_time():
         ({"key": "k", "verdict": "pass"}, "rollback", None),
         ({"key": "k", "verdict": "fail", "reason": "5 of 10 failed"}, "continue", "5 of 10 failed"),
         ({"key": "k", "verdict": "inconclusive", "reason": "few"}, "continue", None),
+        ({"key": "k", "verdict": "inconclusive", "reason": "few"}, "hold", None),
         ({"key": "k", "verdict": "inconclusive", "reason": "few"}, "rollback", "few; raise its time"),
         ({"key": "k", "verdict": "going", "reason": ""}, "continue", "the watch did not come to an end"),
         ({"key": "another", "verdict": "pass"}, "rollback", "the watch did not come to an end"),
@@ -238,9 +240,45 @@ def test_a_step_that_was_left_out_says_again_what_went_wrong_and_notes_nothing()
         "releases": {},
     }
     after = left_out(told(lbs=[]), "r1", before)
-    assert after == {**before, "index": 2, "rollout_id": "r1", "mode": "forward", "hosts": []}
+    assert after == {**before, "index": 2, "rollout_id": "r1", "mode": "forward", "hosts": [], "paused": ""}
 
 
 def test_a_step_that_was_left_out_after_nothing_at_all_did_not_go_well():
     after = left_out(told(lbs=[], at=3.0), "r1", {})
     assert (after["ok"], after["problem"], after["lost"]) == (False, "", [])
+
+
+# --- Pauses
+
+WATCH = {"seconds": 10}
+
+
+@pytest.mark.parametrize(
+    ("told", "watch", "policy", "expected"),
+    [
+        ({"kind": "pause", "key": "k", "watch": None}, {}, "rollback", "until it is promoted"),
+        ({"kind": "pause", "key": "k", "watch": WATCH}, {"key": "k", "verdict": "pass"}, "hold", ""),
+        (
+            {"kind": "analyse", "key": "k", "watch": WATCH},
+            {"key": "k", "verdict": "inconclusive", "reason": "few"},
+            "hold",
+            "few",
+        ),
+        (
+            {"kind": "analyse", "key": "k", "watch": WATCH},
+            {"key": "k", "verdict": "inconclusive", "reason": "few"},
+            "continue",
+            "",
+        ),
+        (
+            {"kind": "analyse", "key": "k", "watch": WATCH},
+            {"key": "old", "verdict": "inconclusive", "reason": "few"},
+            "hold",
+            "",
+        ),
+        ({"kind": "deploy", "key": "k", "watch": None}, {}, "hold", ""),
+    ],
+)
+def test_a_step_ends_in_a_pause_where_it_is_one_or_where_what_it_saw_is_held(told, watch, policy, expected) -> None:
+    found = pause_of(told, watch, policy)
+    assert expected in found if expected else not found

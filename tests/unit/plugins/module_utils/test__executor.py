@@ -10,6 +10,7 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
+from ansible_collections.steady.rollout.plugins.module_utils._canary import Ramp, canary_in_place, read_stages
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LOOK_SECONDS,
     UNDO,
@@ -420,3 +421,115 @@ def test_a_probe_that_failed_records_no_release():
     run = roll()
     assert result_of(run, tell(run, 2, False), "no answer")["releases"] == {}
     assert result_of(run, tell(run, 2, False), "")["releases"] == {"shop": {"web1": {"role:shop.release": NEW}}}
+
+
+# --- A canary in place
+
+
+def canary(stages=(10, 25), found=None, **changes):
+    """Four hosts of equal weight: drain 0, deploy 1, probe 2, traffic 3, analyse 4, traffic 5, analyse 6, admit 7, then the rest."""
+    ramp = Ramp(read_stages(stages), 60.0, 120.0, 1, None, 10.0)
+    made = fleet(4)
+    return make_run(
+        made,
+        canary_in_place(
+            made, [one.key for one in made], dict.fromkeys(("web1", "web2", "web3", "web4"), 25.0), 1, ramp
+        ),
+        found,
+        **changes,
+    )
+
+
+def test_a_canary_in_place_gets_its_share_and_all_others_that_carry_the_rest():
+    run = canary(found={"shop": {**{f"web{n}": server() for n in (1, 2, 3)}, "web4": server("maint")}})
+    states = expected_at(run, run.lbs[0], 3)["shop"]
+    weights = {name: one["weight"] for name, one in states.items() if one["state"] == "ready"}
+    assert set(weights) == {"web1", "web2", "web3"}
+    assert weights["web1"] / sum(weights.values()) == pytest.approx(0.1, abs=0.002)
+    assert states["web4"]["state"] == "maint"
+
+
+def test_a_canary_is_not_safe_before_the_last_verdict_and_is_after_it():
+    run = canary()
+    for index in range(8):
+        safe = safe_at(run, run.lbs[0], index)["shop"]
+        stable = {name: one["weight"] for name, one in safe.items() if one["state"] == "ready"}
+        assert stable == dict.fromkeys(("web1", "web2", "web3", "web4") if not index else ("web2", "web3", "web4"), 10)
+    assert safe_at(run, run.lbs[0], 8)["shop"]["web1"] == {"weight": 10, "state": "ready"}
+
+
+def test_after_the_last_verdict_all_have_their_own_weights_again():
+    run = canary()
+    assert {one["weight"] for one in expected_at(run, run.lbs[0], 7)["shop"].values()} == {10}
+
+
+def test_a_canary_is_compared_with_what_does_not_have_the_release_yet():
+    run = canary()
+    judge = tell(run, 6, False)["watch"]["judge"]
+    assert judge["sides"] == {
+        "canary": [["shop", "web1"]],
+        "stable": [["shop", name] for name in ("web2", "web3", "web4")],
+    }
+    assert (judge["judged"], judge["asks"]) == (True, True)
+    assert not tell(run, 4, False)["watch"]["judge"]["asks"]
+    later = tell(run, 12, False)["watch"]["judge"]
+    assert run.plan.steps[12].words() == "analyse web2 for 10s"
+    assert later["sides"] == {
+        "canary": [["shop", "web1"], ["shop", "web2"]],
+        "stable": [["shop", "web3"], ["shop", "web4"]],
+    }
+    assert not later["judged"]
+
+
+def test_a_swap_has_nothing_to_compare_with():
+    run = make_run(BLUE_GREEN, blue_green(BLUE_GREEN[:2], BLUE_GREEN[2:], 300))
+    assert tell(run, 3, False)["watch"]["judge"]["sides"]["stable"] == []
+
+
+def test_what_runs_the_release_already_is_no_yardstick():
+    made = fleet(3)
+    run = make_run(made, rolling(made[:2], 1, None, 10, False), previous={"web1": OLD, "web2": OLD, "web3": NEW})
+    assert tell(run, 4, False)["watch"]["judge"]["sides"] == {
+        "canary": [["shop", "web1"]],
+        "stable": [["shop", "web2"]],
+    }
+
+
+def test_errors_of_a_canary_have_a_limit_only_where_the_user_set_one():
+    assert not tell(canary(), 4, False)["watch"]["limited"]
+    assert tell(canary(settings=settings(limits_canary=True)), 4, False)["watch"]["limited"]
+    assert tell(canary(), 12, False)["watch"]["limited"]
+
+
+def test_a_step_may_be_prolonged_and_has_polls_for_it():
+    watch = tell(canary(), 4, False)["watch"]
+    assert (watch["seconds"], watch["longest"]) == (60.0, 120.0)
+    assert watch["polls"] == 14  # one at the start, one each 10 s, one to tell the load balancer again
+
+
+def test_a_pause_until_it_is_promoted_watches_nothing():
+    run = canary(stages=(10, {"pause": {}}, 25))
+    assert run.plan.steps[5].kind == "pause"
+    assert tell(run, 5, False)["watch"] is None
+
+
+def test_what_was_promoted_is_looked_at_before_more_traffic_moves():
+    run = dataclasses.replace(canary(stages=(10, {"pause": {}}, 25)), first=5, glance=5)
+    watch = tell(run, 5, False)["watch"]
+    assert (watch["seconds"], watch["judge"]["judged"]) == (30.0, False)
+    assert tell(run, 7, False)["watch"]["seconds"] == 60.0
+
+
+def test_straight_to_the_end_every_watch_is_one_poll():
+    run = dataclasses.replace(canary(stages=(10, {"pause": {}}, 25)), first=5, glance=5, full=True)
+    assert tell(run, 7, False)["watch"]["seconds"] == 10.0
+
+
+def test_what_the_judge_knows_goes_into_the_journal_with_the_result():
+    run = canary()
+    told = {**tell(run, 4, False), "key": "k"}
+    seen = {"key": "k", "verdict": "pass", "reason": "good", "analysis": {"polls": 3}}
+    (record,) = result_of(run, told, "", seen)["results"]
+    assert (record["verdict"], record["reason"], record["analysis"]) == ("pass", "good", {"polls": 3})
+    (other,) = result_of(run, told, "", {**seen, "key": "old"})["results"]
+    assert "analysis" not in other

@@ -137,7 +137,7 @@ def test_control_variables_that_differ_are_refused(one, other, message):
 @pytest.mark.parametrize(
     ("control", "message"),
     [
-        ({"action": "promote"}, "rollout_action is 'promote'; it can be run, resume or rollback"),
+        ({"action": "abort"}, "rollout_action is 'abort'; it can be run, promote, resume or rollback"),
         ({"release": None}, "rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2"),
         ({"release": "  "}, "rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2"),
         (
@@ -165,12 +165,29 @@ def test_control_variables_that_differ_are_refused(one, other, message):
             "all load balancers are in rollout_absent_lbs; at least one must take part",
         ),
         (
-            {"strategy": {"name": "canary"}},
-            "rollout_strategy must name one of blue_green, rolling, custom, not {'name': 'canary'}",
+            {"strategy": {"name": "shadow"}},
+            "rollout_strategy must name one of blue_green, canary, rolling, custom, not {'name': 'shadow'}",
+        ),
+        (
+            {"strategy": {"name": "canary", "steps": [25, 5]}},
+            "canary_steps has [25, 5]; each share must be greater than the one before it",
+        ),
+        (
+            {"strategy": {"name": "canary", "inconclusive": "hope"}},
+            "canary_inconclusive is 'hope'; it can be hold, continue, rollback",
+        ),
+        (
+            {"pause_policy": "wait"},
+            "rollout_pause_policy is 'wait'; it can be rollback or hold",
+        ),
+        ({"pause_timeout": 1}, "rollout_pause_timeout: a lease lasts from 5 to 604800 seconds, not 1"),
+        (
+            {"analysis": {"alpha": 2}},
+            "rollout_analysis: alpha is 2.0, and must be between 0 and 1",
         ),
         (
             {"strategy": {"name": "custom"}},
-            "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green or steady.rollout.rolling",
+            "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green, steady.rollout.canary or steady.rollout.rolling",
         ),
         (
             {"strategy": {"name": "rolling", "on_failure": "panic"}},
@@ -179,11 +196,12 @@ def test_control_variables_that_differ_are_refused(one, other, message):
         ({"analysis": [5]}, "rollout_analysis must be a map such as {max_error_rate: 5}, not [5]"),
         (
             {"analysis": {"max_errors": 5}},
-            "rollout_analysis has max_errors, which it does not know; it knows interval, max_error_rate, min_requests, inconclusive",
+            "rollout_analysis has max_errors, which it does not know; it knows interval, max_error_rate, min_requests, inconclusive, "
+            "tolerance, alpha, beta, horizon, absolute_max",
         ),
         (
             {"analysis": {"inconclusive": "hope"}},
-            "rollout_analysis.inconclusive is 'hope'; it can be rollback or continue",
+            "rollout_analysis.inconclusive is 'hope'; it can be hold, continue, rollback",
         ),
         (
             {"analysis": {"max_error_rate": 101}},

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
-from ansible_collections.steady.rollout.plugins.module_utils._executor import Run
+from ansible_collections.steady.rollout.plugins.module_utils._executor import Run, carried, how_to_reach
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import (
     Decision,
@@ -305,3 +305,112 @@ def test_what_took_a_rollout_over_is_the_last_word_also_where_the_other_one_hold
 
 def test_plans_that_are_the_same_have_no_difference():
     assert difference(swap().plan, swap().plan) == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what waits to be promoted
+
+# drain 0, deploy 1, probe 2, traffic 3, analyse 4, pause 5, traffic 6, analyse 7, admit 8, and the rest
+CANARY = {"name": "canary", "hosts": 1, "steps": [10, {"pause": {}}, 25], "step_for": 60, "step_max": 120, "batches": 1}
+FOUR: dict[str, dict[str, t.Any]] = {name: {"previous": "1.0.0"} for name in ("web1", "web2", "web3", "web4")}
+
+
+def asked(world: World, rollout_id: str, **control: t.Any) -> Decision:
+    given = {"strategy": CANARY, **control}
+    return decide(targets(FOUR, **given), world.answers(), rollout_id, list(FOUR))
+
+
+def paused(at: int) -> tuple[Run, World]:
+    """A canary that was paused in a step."""
+    world = World(make_run(fleet(4), rolling(fleet(4), 1, None, 10, False), lbs=["lb1", "lb2"]))
+    decision = asked(world, "r1")
+    run = decision.run
+    assert run is not None
+    world.begin(run, decision.begin)
+    for index in range(at + 1):
+        world.take(run, index)
+    end = {"act": "end", "outcome": "paused", "keep_lock": True, **carried(world.concluded)}
+    world.tell(run, [{**how_to_reach(lb), **end} for lb in run.lbs])
+    world.concluded = {}
+    return run, world
+
+
+def promoted(world: World, **control: t.Any) -> Run:
+    decision = asked(world, "r2", action="promote", **control)
+    assert decision.kind == "run"
+    assert decision.run is not None
+    return decision.run
+
+
+def test_a_pause_is_looked_at_once_more_and_then_the_next_step_is_taken():
+    run, world = paused(5)
+    again = promoted(world)
+    assert (again.first, again.glance, again.full) == (5, 5, False)
+    assert again.plan == run.plan
+    assert again.plan.steps[5].words() == "pause canary (web1)"
+
+
+def test_what_was_held_without_enough_evidence_is_looked_at_once_more_too():
+    _run, world = paused(7)
+    again = promoted(world, full=True)
+    assert (again.first, again.glance, again.full) == (7, 7, True)
+
+
+def test_what_the_judge_knew_goes_on():
+    _run, world = paused(4)
+    for lb in world.lbs.values():
+        result = next(one for one in lb.journal["shop"] if one["event"] == "result" and one.get("step") == 4)
+        result["analysis"] = {"polls": 7}
+    assert promoted(world).analysis == {"polls": 7}
+
+
+def test_a_canary_that_was_promoted_comes_to_its_end_with_the_weights_that_were_found():
+    _run, world = paused(5)
+    again = promoted(world)
+    decision = asked(world, "r2", action="promote")
+    world.begin(again, decision.begin, decision.take_over)
+    world.carry_out(again)
+    world.end(again, "promoted")
+    assert world.running == dict.fromkeys(FOUR, "2.0.0")
+    assert {one["weight"] for lb in world.lbs.values() for one in lb.states()["shop"].values()} == {10}
+
+
+def test_a_canary_that_waits_can_be_taken_back():
+    run, world = paused(5)
+    decision = asked(world, "r2", action="rollback")
+    world.take_back(decision)
+    assert world.running == dict.fromkeys(FOUR, "1.0.0")
+    for lb in world.lbs.values():
+        assert lb.lock == {"shop": None}
+        assert carrying(lb.states()) == {("shop", name) for name in FOUR}
+    assert run.rollout_id == "r1"
+
+
+def test_another_release_is_refused_while_one_waits():
+    _run, world = paused(5)
+    with pytest.raises(
+        Refused, match=r"it is paused; go on with it by the playbook steady\.rollout\.promote, or take it back"
+    ):
+        asked(world, "r2", release="3.0.0")
+
+
+def test_what_is_at_work_is_not_promoted():
+    with pytest.raises(Refused, match="rollout r1 is running, and not paused"):
+        decided(killed_in(swap(), 3), action="promote")
+
+
+def test_what_waits_and_is_resumed_waits_again():
+    _run, world = paused(5)
+    again = asked(world, "r2", action="resume").run
+    assert again is not None
+    assert (again.first, again.glance) == (5, -1)
+
+
+def test_a_pause_whose_lease_expired_is_resumed_and_not_promoted():
+    run, world = paused(5)
+    returned(run, world)
+    with pytest.raises(Refused, match="is abandoned, and not paused"):
+        asked(world, "r2", action="promote")
+    again = asked(world, "r2", action="resume").run
+    assert again is not None
+    assert again.first <= 3

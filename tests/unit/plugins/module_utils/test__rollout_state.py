@@ -12,6 +12,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_state impo
     WAYS_ON,
     history,
     state_of,
+    waits,
 )
 
 STEP = {"event": "intent", "step": 3, "mode": "forward"}
@@ -40,6 +41,8 @@ def state(*events: t.Mapping[str, t.Any], action: str = "deploy", abandoned: boo
         ([STEP, RESCUE, end("paused")], "paused"),
         ([STEP, EXPIRY], "abandoned"),
         ([STEP, RESCUE, EXPIRY], "rolling_back"),
+        ([STEP, end("paused")], "paused"),
+        ([STEP, end("paused"), EXPIRY], "abandoned"),
     ],
 )
 def test_the_state_follows_from_the_journal(events, expected):
@@ -53,6 +56,17 @@ def test_a_rollback_is_on_its_way_back_from_the_start():
 def test_a_guard_that_could_not_write_into_the_journal_is_believed():
     assert state(STEP, abandoned=True) == "abandoned"
     assert state(STEP, RESCUE, abandoned=True) == "rolling_back"
+    assert state(STEP, end("paused"), abandoned=True) == "abandoned"
+
+
+def test_only_what_was_paused_on_its_way_forward_waits_to_be_promoted():
+    def told(*events):
+        return {"begin": {"action": "deploy"}, "events": events}
+
+    assert waits(told(STEP, end("paused")))
+    assert not waits(told(STEP, RESCUE, end("paused")))
+    assert not waits(told(STEP, end("paused"), EXPIRY))
+    assert not waits(told(STEP))
 
 
 def test_what_no_transition_is_for_changes_nothing():

@@ -27,12 +27,16 @@ def told(seconds: float = 10, **watch: t.Any) -> dict[str, t.Any]:
         "wanted_percent": 100.0,
         "require_requests": True,
         "of_share": False,
+        "limited": True,
+        "judge": None,
+        "longest": seconds,
+        "steps": "step 4 of 4",
         "name": "green",
         "rest_name": "blue",
         "expected": {lb: {"shop": STATES} for lb in ("lb1", "lb2")},
         "reassert": {lb: {"lb": lb, "act": "shift"} for lb in ("lb1", "lb2")},
     }
-    return {"key": "forward:3:1", "watch": {**known, **watch}}
+    return {"rollout_id": "r1", "key": "forward:3:1", "watch": {**known, **watch}}
 
 
 def server(name: str, requests: int = 0, errors: int = 0, **other: t.Any) -> dict[str, t.Any]:

@@ -321,3 +321,53 @@ def test_a_reload_hides_nothing_that_the_new_process_counted(growths: list[int],
 def test_the_state_stays_small_however_long_it_goes_on() -> None:
     readings = [both(server("web4", 100 * polls)) for polls in range(200)] + [both(server("web4", 19_900))] * 200
     assert len(watch(readings, total=1000)[-1].state["polls"]) <= 50
+
+
+# --- Compared with others
+
+
+def test_errors_that_all_servers_make_do_not_fail_what_was_brought_in() -> None:
+    readings = [
+        both(server("web4", 100 * n, http_5xx=20 * n), server("web1", 300 * n, http_5xx=60 * n)) for n in range(4)
+    ]
+    assert watch(readings, total=3)[-1].verdict == "pass"
+
+
+def test_errors_that_the_others_do_not_make_fail_it() -> None:
+    readings = [
+        both(server("web4", 100 * n, http_5xx=20 * n), server("web1", 300 * n, http_5xx=10 * n)) for n in range(4)
+    ]
+    assert watch(readings, total=3)[-1].verdict == "fail"
+
+
+def test_where_errors_have_no_limit_they_fail_nothing() -> None:
+    readings = [both(server("web4", 100 * n, http_5xx=90 * n)) for n in range(4)]
+    assert watch(readings, total=3, settings={**SETTINGS, "limited": False})[-1].verdict == "pass"
+
+
+def grown(*readings: dict[str, t.Any]) -> t.Mapping[str, t.Sequence[int]]:
+    """What the servers of both sides grew by in the last of these readings."""
+    state: dict[str, t.Any] = {}
+    for reading in readings:
+        verdict = step(state, reading, TRACK, SETTINGS, 1, 10, sides={"canary": TRACK, "stable": [("shop", "web1")]})
+        state = json.loads(json.dumps(verdict.state))
+    return verdict.grown
+
+
+def test_the_growth_of_both_sides_is_summed_over_load_balancers() -> None:
+    first = both(server("web4", 10), server("web5", 10), server("web1", 100))
+    second = both(server("web4", 15, http_5xx=1), server("web5", 17, connect=2), server("web1", 160, response=3))
+    assert grown(first, second) == {"canary": (24, 2, 4, 0), "stable": (120, 0, 0, 6)}
+
+
+def test_the_growth_of_the_first_reading_is_nothing() -> None:
+    assert grown(both(server("web4", 1000))) == {"canary": (0, 0, 0, 0), "stable": (0, 0, 0, 0)}
+
+
+def test_what_began_to_count_anew_did_not_grow() -> None:
+    before = both(server("web4", 100), server("web1", 100))
+    cleared = both(server("web4", 40, http_5xx=3), server("web1", 110))
+    assert grown(before, cleared)["canary"] == (0, 0, 0, 0)
+    restarted = both(server("web4", 400), server("web1", 500), pid=2)
+    assert grown(before, restarted) == {"canary": (0, 0, 0, 0), "stable": (0, 0, 0, 0)}
+    assert grown(before, restarted, both(server("web4", 410), server("web1", 500), pid=2))["canary"] == (20, 0, 0, 0)
