@@ -10,7 +10,7 @@ import itertools
 import json
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils import _journal, _preflight
+from ansible_collections.steady.rollout.plugins.module_utils import _journal, _preflight, _targets
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
 from ansible_collections.steady.rollout.plugins.module_utils._canary import (
     Ramp,
@@ -32,10 +32,12 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
 )
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Play, Targets, part_of_traffic
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
+from ansible_collections.steady.rollout.plugins.module_utils._strategies import part_of_traffic
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Play, Targets
 from hypothesis import assume, reject
 from hypothesis import strategies as st
 
@@ -75,7 +77,7 @@ CONTROL: dict[str, t.Any] = {
 }
 
 
-JUDGE = {**_preflight.JUDGE, "further": {}, "min_requests": 50}
+JUDGE = {**_targets.JUDGE, "further": {}, "min_requests": 50}
 
 
 class Killed(Exception):
@@ -131,7 +133,7 @@ def reach(*lbs: str) -> dict[str, dict[str, str]]:
 
 def targets(own: t.Mapping[str, t.Mapping[str, t.Any]], **control: t.Any) -> Targets:
     """What the checks before any load balancer is asked make of the variables, after a way through JSON."""
-    made = _preflight.make_targets(play(list(own)), {**CONTROL, **control}, own, reach("lb1", "lb2"))
+    made = _targets.make_targets(play(list(own)), {**CONTROL, **control}, own, reach("lb1", "lb2"))
     return Targets.from_dict(json.loads(json.dumps(made.as_dict())))
 
 

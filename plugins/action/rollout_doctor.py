@@ -11,7 +11,7 @@ from ansible_collections.steady.rollout.plugins.module_utils import _doctor
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
 from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer
 from ansible_collections.steady.rollout.plugins.module_utils._finding import Finding, Needs, Seen
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Targets
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Targets
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 Results = t.Sequence[t.Mapping[str, t.Any]]

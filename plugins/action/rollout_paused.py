@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _preflight
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Refused, Targets
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 

@@ -21,7 +21,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     shifts,
     turns,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision, Refused, Targets
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import Decision
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 NOTHING: dict[str, t.Any] = {

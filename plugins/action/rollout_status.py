@@ -9,7 +9,7 @@ import time
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _status
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Targets
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Targets
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 

@@ -12,9 +12,9 @@ from ansible import context
 from ansible.errors import AnsibleError
 from ansible.playbook.role.definition import RoleDefinition
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.steady.rollout.plugins.module_utils import _preflight
+from ansible_collections.steady.rollout.plugins.module_utils import _targets
 from ansible_collections.steady.rollout.plugins.module_utils._executor import how_to_reach
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Play, Refused
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Play, Refused
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 READ_SECONDS = 30  # that a load balancer may take to be read
@@ -40,15 +40,15 @@ class ActionModule(RolloutAction):
         answered = {host: given for host, given in told.items() if "control" in given}
         if not answered:
             raise Refused("no host of the play told its variables")
-        control = _preflight.control_of({host: given["control"] for host, given in answered.items()})
+        control = _targets.control_of({host: given["control"] for host, given in answered.items()})
         control["limit"] = play.limit
         # A host that does not answer still has its place on the load balancers, by what the inventory says of it.
         own = {host: given.get("own") or self._from_inventory(hostvars[host]) for host, given in told.items()}
         names = control["load_balancers"] if isinstance(control["load_balancers"], (list, tuple)) else []
         reach = {str(name): self._reach(hostvars, str(name), task_vars) for name in names if name in hostvars}
-        targets = _preflight.make_targets(play, control, own, reach)
-        rolls = targets.action in (*_preflight.ROLLS_OUT, "rollback")
-        wait = _preflight.lock_wait(targets.action, control)
+        targets = _targets.make_targets(play, control, own, reach)
+        rolls = targets.action in (*_targets.ROLLS_OUT, "rollback")
+        wait = _targets.lock_wait(targets.action, control)
         deploy, tasks_file = self._find_deploy(control["deploy"], task_vars) if rolls else (None, None)
         return {
             "targets": targets.as_dict(),

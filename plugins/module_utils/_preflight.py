@@ -2,30 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is private to the collection; it may change at any time.
-"""Everything that can be refused before anything changes, in the order in which it can be known. Pure.
-
-``Refused`` carries one clear sentence: what was given, what is wrong with it, what to do.
-"""
+"""Everything that can be refused once the load balancers have answered, and the decision what a run is to do. Pure."""
 
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils import _capacity, _fleet
-from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
-from ansible_collections.steady.rollout.plugins.module_utils._canary import (
-    Ramp,
-    canary_in_place,
-    canary_side_by_side,
-    read_stages,
-)
-from ansible_collections.steady.rollout.plugins.module_utils._duration import duration
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
     LoadBalancer,
     Run,
-    Settings,
     admitted_at,
     meant_to_carry,
     safe_at,
@@ -33,10 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     walk,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
-from ansible_collections.steady.rollout.plugins.module_utils._judge import JudgeError
-from ansible_collections.steady.rollout.plugins.module_utils._judge_input import settings_of
-from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as _lease_problem
-from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan, Step
+from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
 from ansible_collections.steady.rollout.plugins.module_utils._resume import (
@@ -45,347 +30,14 @@ from ansible_collections.steady.rollout.plugins.module_utils._resume import (
     first_step,
     paused_at,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import (
     PAUSED,
     ROLLING_BACK,
     WAYS_ON,
     state_of,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._steps import parse_steps
-
-PROVIDERS = ("haproxy",)
-# What a rollout must not inherit, and what it would do.
-INHERITED = {
-    "any_errors_fatal": "which the rescue would inherit: one bad host would stop the undo on all",
-    "ignore_errors": "so that a failing release would not be taken back, but promoted",
-    "ignore_unreachable": "so that a dead host would go on with its next task, and count as deployed",
-}
-STRATEGIES = ("blue_green", "canary", "rolling", "custom")
-INCONCLUSIVE = ("hold", "continue", "rollback")
-PAUSES = ("rollback", "hold")
-# What rollout_analysis hands to the judge, with its defaults.
-JUDGE: dict[str, t.Any] = {"tolerance": {}, "alpha": 0.01, "beta": 0.05, "horizon": 180, "absolute_max": 0.5}
-GUARDS = ("auto", "systemd", "process", "off")
-# drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status and doctor look.
-ACTIONS = ("run", "promote", "resume", "rollback", "drain", "admit", "status", "doctor")
-ROLLS_OUT = ("run", "promote", "resume")
-# Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
-# release once more.
-SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
-
-PROBE_OPTIONS = (
-    "path",
-    "port",
-    "scheme",
-    "host",
-    "headers",
-    "expect",
-    "interval",
-    "timeout",
-    "rise",
-    "follow_redirects",
-    "validate_certs",
-    "ca_path",
-    "server_hostname",
-)
-
-
-class Refused(Exception):
-    """The rollout may not start; nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Play:
-    """What is known of the play: ``hosts`` are all of it, ``alive`` those that answered."""
-
-    hosts: tuple[str, ...]
-    alive: tuple[str, ...]
-    batch: tuple[str, ...]
-    strategy: str
-    inherited: tuple[str, ...]
-    limit: str | None
-    extra_vars: t.Collection[str]
-    inventory: t.Collection[str]
-    check_mode: bool
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the variables say, once they are known to make sense."""
-
-    action: str
-    release: str
-    backends: tuple[str, ...]
-    lbs: tuple[LoadBalancer, ...]
-    absent: tuple[str, ...]
-    settings: Settings
-    control: t.Mapping[str, t.Any]
-    own: t.Mapping[str, t.Mapping[str, t.Any]]
-    deploy_key: str
-    warnings: tuple[str, ...] = field(default=())
-
-    def as_dict(self) -> dict[str, t.Any]:
-        return {
-            **{name: getattr(self, name) for name in ("action", "release", "deploy_key")},
-            **{name: list(getattr(self, name)) for name in ("backends", "absent", "warnings")},
-            "lbs": [asdict(lb) for lb in self.lbs],
-            "settings": asdict(self.settings),
-            "control": dict(self.control),
-            "own": {host: dict(given) for host, given in self.own.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Targets:
-        plain = {name: data[name] for name in ("action", "release", "deploy_key", "control", "own")}
-        lists: dict[str, t.Any] = {name: tuple(data[name]) for name in ("backends", "absent", "warnings")}
-        return cls(
-            **plain,
-            **lists,
-            lbs=tuple(LoadBalancer(**lb) for lb in data["lbs"]),
-            settings=Settings(**data["settings"]),
-        )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# before any load balancer is asked
-
-
-def check_play(play: Play, action: str) -> None:
-    """Refuse plays in which a rescue would not run as it must."""
-    if play.strategy != "linear":
-        raise Refused(
-            f"the play uses strategy {play.strategy}, in which steps do not wait for each other; use strategy: linear"
-        )
-    if action in ("drain", "admit", "status", "doctor"):
-        return
-    if set(play.batch) != set(play.hosts):
-        raise Refused(
-            "the play uses serial, so that a rollout would see a part of the fleet only, and never take back an earlier "
-            "batch; remove serial, and use rolling_batches"
-        )
-    for name in play.inherited:
-        raise Refused(f"the play, or a block or role around the rollout, sets {name}, {INHERITED[name]}; remove it")
-    forbidden = [name for name in SET_BY_EXECUTOR if name in play.extra_vars]
-    if forbidden:
-        raise Refused(
-            f"{', '.join(forbidden)} was given as extra var, which would beat what the rollout sets: an undo would install the "
-            "new release again; give rollout_release instead"
-        )
-    dead = [host for host in play.hosts if host not in play.alive]
-    if dead and action in ROLLS_OUT:
-        raise Refused(
-            f"{_some(dead)} did not answer or failed earlier in the play, and a rollout needs the whole fleet; mend or remove "
-            f"{'it' if len(dead) == 1 else 'them'} first"
-        )
-
-
-def control_of(own: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
-    """The control variables, which must be the same on all hosts. ``own``: {host: {name: value}}."""
-    hosts = list(own)
-    for name in own[hosts[0]]:
-        odd = [host for host in hosts if own[host].get(name) != own[hosts[0]][name]]
-        if odd:
-            variable, one, other = _difference(name, own[hosts[0]][name], own[odd[0]].get(name))
-            raise Refused(
-                f"{variable} differs between hosts: {hosts[0]} has {_short(one)}, {odd[0]} has {_short(other)}; it must be the same "
-                "on the whole fleet"
-            )
-    return dict(own[hosts[0]])
-
-
-def make_targets(
-    play: Play,
-    control: t.Mapping[str, t.Any],
-    own: t.Mapping[str, t.Mapping[str, t.Any]],
-    reach: t.Mapping[str, t.Mapping[str, t.Any]],
-) -> Targets:
-    """Check what the variables say. ``reach``: {lb: {provider, socket, state_dir}}, for hosts of the inventory."""
-    action = str(control["action"])
-    if action not in ACTIONS:
-        raise Refused(f"rollout_action is {action!r}; it can be run, promote, resume or rollback")
-    check_play(play, action)
-    release = "" if control["release"] is None else str(control["release"])
-    if action in ROLLS_OUT and not release.strip():
-        raise Refused("rollout_release is not set: say what to roll out, for example -e rollout_release=1.4.2")
-    names = _names(control["load_balancers"], "rollout_load_balancers", "the inventory hosts of the load balancers")
-    absent = _names(control["absent_lbs"], "rollout_absent_lbs", "load balancers", may_be_empty=True)
-    backends = _names(control["backend"], "rollout_backend", "the backends that the fleet serves")
-    strange = [name for name in absent if name not in names]
-    if strange:
-        raise Refused(f"rollout_absent_lbs names {_some(strange)}, which is not in rollout_load_balancers")
-    present = sorted(name for name in names if name not in absent)
-    if not present:
-        raise Refused("all load balancers are in rollout_absent_lbs; at least one must take part")
-    _check_reach(play, present, reach)
-    try:
-        settings = _settings(control)
-        lock_wait(action, control)
-        if action in ROLLS_OUT:
-            _check_strategy(control)
-    except PlanError as exc:
-        raise Refused(_lowered(exc)) from exc
-    lbs = tuple(_reached(name, reach[name]) for name in present)
-    return Targets(
-        action,
-        release,
-        tuple(sorted(backends)),
-        lbs,
-        tuple(absent),
-        settings,
-        control,
-        own,
-        _deploy_key(control["deploy"]),
-    )
-
-
-def _reached(name: str, reach: t.Mapping[str, t.Any]) -> LoadBalancer:
-    return LoadBalancer(name, str(reach["provider"]), str(reach["socket"]), str(reach["state_dir"]))
-
-
-def _check_reach(play: Play, names: t.Sequence[str], reach: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
-    unknown = [name for name in names if name not in play.inventory]
-    if unknown:
-        raise Refused(f"rollout_load_balancers names {_some(unknown)}, which is no host of the inventory")
-    providers = {name: reach[name]["provider"] for name in names}
-    odd = {name: provider for name, provider in providers.items() if provider not in PROVIDERS}
-    if odd:
-        name, provider = next(iter(odd.items()))
-        raise Refused(f"rollout_provider of {name} is {provider!r}; this version knows {', '.join(PROVIDERS)}")
-
-
-def _check_strategy(control: t.Mapping[str, t.Any]) -> None:
-    strategy = control["strategy"]
-    if not isinstance(strategy, t.Mapping) or strategy.get("name") not in STRATEGIES:
-        raise Refused(f"rollout_strategy must name one of {', '.join(STRATEGIES)}, not {_short(strategy)}")
-    if strategy["name"] == "custom" and not control["steps"]:
-        raise Refused(
-            "there is no plan: set rollout_steps, or use the role steady.rollout.blue_green, steady.rollout.canary or "
-            "steady.rollout.rolling"
-        )
-    if strategy["name"] == "canary":
-        _ramp(strategy)
-        if strategy.get("inconclusive", "hold") not in INCONCLUSIVE:
-            raise Refused(f"canary_inconclusive is {strategy['inconclusive']!r}; it can be {', '.join(INCONCLUSIVE)}")
-    if strategy.get("on_failure", "rollback") not in ("rollback", "hold"):
-        raise Refused(f"rolling_on_failure is {strategy['on_failure']!r}; it can be rollback or hold")
-
-
-def _settings(control: t.Mapping[str, t.Any]) -> Settings:
-    analysis = control["analysis"] or {}
-    if not isinstance(analysis, t.Mapping):
-        raise Refused(f"rollout_analysis must be a map such as {{max_error_rate: 5}}, not {_short(analysis)}")
-    known = {"interval": 10, "max_error_rate": 5.0, "min_requests": 50, "inconclusive": "rollback"}
-    strange = [name for name in analysis if name not in (*known, *JUDGE)]
-    if strange:
-        knows = ", ".join((*known, *JUDGE))
-        raise Refused(f"rollout_analysis has {_some(strange)}, which it does not know; it knows {knows}")
-    given = {**known, **analysis}
-    if given["inconclusive"] not in INCONCLUSIVE:
-        raise Refused(
-            f"rollout_analysis.inconclusive is {given['inconclusive']!r}; it can be {', '.join(INCONCLUSIVE)}"
-        )
-    if control["on_drain_timeout"] not in ("fail", "continue", "cut"):
-        raise Refused(f"rollout_on_drain_timeout is {control['on_drain_timeout']!r}; it can be fail, continue or cut")
-    if control["on_restart"] not in ("reassert", "rollback"):
-        raise Refused(f"rollout_on_restart is {control['on_restart']!r}; it can be reassert or rollback")
-    if control["guard"] not in GUARDS:
-        raise Refused(f"rollout_guard is {control['guard']!r}; it can be {', '.join(GUARDS)}")
-    probe = control["probe"] or {}
-    if not isinstance(probe, t.Mapping):
-        raise Refused(f"rollout_probe must be a map such as {{path: /health}}, not {_short(probe)}")
-    strange = [name for name in probe if name not in PROBE_OPTIONS]
-    if strange:
-        raise Refused(
-            f"rollout_probe has {_some(strange)}, which it does not know; it knows {', '.join(PROBE_OPTIONS)}"
-        )
-    strategy = control["strategy"] if isinstance(control["strategy"], t.Mapping) else {}
-    return Settings(
-        drain_timeout=duration(control["drain_timeout"]),
-        on_drain_timeout=control["on_drain_timeout"],
-        on_restart=control["on_restart"],
-        health_timeout=duration(control["health_timeout"]),
-        healthy_deadline=duration(strategy.get("healthy_deadline", control["healthy_deadline"])),
-        progress_deadline=duration(strategy.get("progress_deadline", 0)),
-        allow_unchecked=bool(control["allow_unchecked"]),
-        min_capacity=_percent(control["min_capacity"], "rollout_min_capacity"),
-        headroom=_percent(control["headroom"], "rollout_headroom"),
-        share_tolerance=_percent(control["share_tolerance"], "rollout_share_tolerance"),
-        lb_timeout=max(1.0, duration(control["lb_timeout"])),
-        lease=_lease(control["lease_seconds"], "rollout_lease_seconds"),
-        deploy_lease=_lease(control["deploy_timeout"], "rollout_deploy_timeout"),
-        guard=control["guard"],
-        interval=max(0.2, duration(given["interval"])),
-        max_error_rate=_percent(given["max_error_rate"], "rollout_analysis.max_error_rate"),
-        limits_canary="max_error_rate" in analysis,
-        min_requests=_count(given["min_requests"], "rollout_analysis.min_requests"),
-        inconclusive=_inconclusive(strategy, given),
-        judge=_judge_options(given),
-        pause_lease=_pause_lease(control),
-        probe=dict(probe),
-    )
-
-
-def _inconclusive(strategy: t.Mapping[str, t.Any], analysis: t.Mapping[str, t.Any]) -> str:
-    return str(strategy.get("inconclusive", "hold") if strategy.get("name") == "canary" else analysis["inconclusive"])
-
-
-def _judge_options(analysis: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """The options of canary_analysis, those that were given and the defaults of the others."""
-    options = {**JUDGE, **{name: analysis[name] for name in JUDGE if name in analysis}}
-    options.update(further={}, min_requests=_count(analysis["min_requests"], "rollout_analysis.min_requests"))
-    options["horizon"] = _count(options["horizon"], "rollout_analysis.horizon")
-    try:
-        settings_of(options)
-    except JudgeError as exc:
-        raise Refused(f"rollout_analysis: {exc}") from exc
-    return options
-
-
-def _pause_lease(control: t.Mapping[str, t.Any]) -> float | None:
-    """For how long a pause is trusted before the guard returns the traffic; None where it is held for as long as it takes."""
-    policy = control["pause_policy"]
-    if policy not in PAUSES:
-        raise Refused(f"rollout_pause_policy is {policy!r}; it can be {' or '.join(PAUSES)}")
-    seconds = _lease(control["pause_timeout"], "rollout_pause_timeout")
-    return seconds if policy == "rollback" else None
-
-
-def _ramp(strategy: t.Mapping[str, t.Any]) -> Ramp:
-    """What the variables of the role canary say. Raises PlanError."""
-    return Ramp(
-        read_stages(strategy.get("steps", [5, 25, 50])),
-        duration(strategy.get("step_for", 300)),
-        duration(strategy.get("step_max", 1800)),
-        strategy.get("batches", "25%"),
-        strategy.get("max_unavailable", "25%"),
-        duration(strategy.get("min_healthy_time", 10)),
-    )
-
-
-def lock_wait(action: str, control: t.Mapping[str, t.Any]) -> float:
-    """Seconds to wait for another rollout to end; a rollback is for the one that is there. Raises PlanError."""
-    return duration(control["lock_wait"]) if action == "run" else 0.0
-
-
-def _lease(value: t.Any, variable: str) -> float:
-    seconds = duration(value)
-    if _lease_problem(seconds):
-        raise Refused(f"{variable}: {_lease_problem(seconds)}")
-    return seconds
-
-
-def _deploy_key(deploy: t.Any) -> str:
-    """What releases are remembered under: the release of a kernel is no release of the application."""
-    if isinstance(deploy, t.Mapping) and len(deploy) == 1:
-        kind, value = next(iter(deploy.items()))
-        if kind in ("role", "tasks") and isinstance(value, str) and value:
-            return f"{kind}:{value.rsplit('/', 1)[-1] if kind == 'tasks' else value}"
-    raise Refused(f"rollout_deploy must be {{role: NAME}} or {{tasks: PATH}}, not {_short(deploy)}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# once the load balancers have answered
+from ansible_collections.steady.rollout.plugins.module_utils._strategies import steps_of
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets, lowered, some
 
 
 @dataclass(frozen=True)
@@ -468,7 +120,7 @@ def decide(
             return _decide_resume(targets, answers, rollout_id)
         return _decide_run(targets, answers, rollout_id)
     except (PlanError, FleetError) as exc:
-        raise Refused(_lowered(exc)) from exc
+        raise Refused(lowered(exc)) from exc
 
 
 def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: str) -> Decision:
@@ -476,7 +128,7 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     members = _members(targets, answers)
     lbs = _with_found(targets, answers)
     recorded = _releases(members, targets, answers)
-    steps, watched = _steps_of(targets, members, answers, recorded)
+    steps, watched = steps_of(targets, members, answers, recorded)
     plan = Plan(str(targets.control["strategy"]["name"]), targets.release, targets.backends, members, steps)
     previous = {
         member.key: recorded[member.key] or _given(targets.own[member.host].get("previous")) for member in members
@@ -571,7 +223,7 @@ def _refuse_two_slots(run: Run) -> None:
         twice = sorted({host for host in hosts if hosts.count(host) > 1})
         if twice:
             raise Refused(
-                f"step {number} ({step.words()}) deploys two slots of {_some(twice)} at once; give each its own step"
+                f"step {number} ({step.words()}) deploys two slots of {some(twice)} at once; give each its own step"
             )
 
 
@@ -588,170 +240,6 @@ def _begin(run: Run, carried: t.Sequence[str]) -> dict[str, t.Any]:
         "deploy_key": run.deploy_key,
         "carried": list(carried),
     }
-
-
-def _steps_of(
-    targets: Targets,
-    members: t.Sequence[Member],
-    answers: t.Mapping[str, Reading],
-    recorded: t.Mapping[str, str | None],
-) -> tuple[tuple[Step, ...], str]:
-    """The steps and a sentence about them; no steps where nothing is to be done."""
-    strategy, force = targets.control["strategy"], bool(targets.control["force"])
-    if targets.control["steps"]:
-        if not force and _all_run(members, recorded, targets.release) and _all_in_rotation(members, answers):
-            return (), f"every host runs {targets.release} already"
-        steps = parse_steps(targets.control["steps"], members, _fleet.in_rotation(members, answers))
-        return steps, f"release {targets.release} by a plan of your own"
-    if strategy["name"] == "blue_green":
-        return _blue_green_steps(targets, members, answers, recorded, force)
-    if strategy["name"] == "canary":
-        return _canary_steps(targets, members, answers, recorded, force)
-    return _rolling_steps(targets, members, answers, recorded, force)
-
-
-def _blue_green_steps(
-    targets: Targets,
-    members: t.Sequence[Member],
-    answers: t.Mapping[str, Reading],
-    recorded: t.Mapping[str, str | None],
-    force: bool,
-) -> tuple[tuple[Step, ...], str]:
-    strategy = targets.control["strategy"]
-    live_name = live_colour(members, answers, strategy.get("live"))
-    live = [member for member in members if member.track == live_name]
-    idle = [member for member in members if member.track != live_name]
-    if not force and _is_settled(live, members, answers) and _all_run(live, recorded, targets.release):
-        return (), f"{live_name} is live and runs {targets.release} already"
-    steps = blue_green(live, idle, duration(strategy.get("bake", 300)))
-    return steps, f"{live_name} is live; release {targets.release} goes to {idle[0].track}"
-
-
-def _canary_steps(
-    targets: Targets,
-    members: t.Sequence[Member],
-    answers: t.Mapping[str, Reading],
-    recorded: t.Mapping[str, str | None],
-    force: bool,
-) -> tuple[tuple[Step, ...], str]:
-    strategy, ramp = targets.control["strategy"], _ramp(targets.control["strategy"])
-    if any(member.track for member in members):
-        live_name = live_colour(members, answers, strategy.get("live"))
-        live = [member for member in members if member.track == live_name]
-        idle = [member for member in members if member.track != live_name]
-        if not force and _is_settled(live, members, answers) and _all_run(live, recorded, targets.release):
-            return (), f"{live_name} is live and runs {targets.release} already"
-        words = f"{live_name} is live; release {targets.release} goes to {idle[0].track}, share by share"
-        return canary_side_by_side(live, idle, ramp), words
-    due = _due(members, answers, recorded, targets.release, force)
-    if not due:
-        return (), f"every host runs {targets.release} already"
-    spread = bool(strategy.get("spread_by"))
-    steps = canary_in_place(members, due, part_of_traffic(members, answers), strategy.get("hosts", 1), ramp, spread)
-    return steps, f"release {targets.release} goes to a canary, and then to {len(due)} of {len(members)} hosts"
-
-
-def part_of_traffic(members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> dict[str, float]:
-    """Percent of the traffic that each member carries by its weight: the least of all load balancers and backends."""
-    parts: dict[str, float] = {}
-    for answer in answers.values():
-        backends = {backend for member in members for backend in member.servers}
-        for backend in backends:
-            servers = _fleet.servers_of(answer, backend)
-            weights = {name: server["weight"] if carries(server) else 0 for name, server in servers.items()}
-            total = sum(weights.values())
-            for member in members:
-                if backend in member.servers:
-                    part = 100.0 * weights[member.servers[backend]] / total if total else 0.0
-                    parts[member.key] = min(part, parts.get(member.key, part))
-    return parts
-
-
-def _is_settled(live: t.Sequence[Member], members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> bool:
-    """Whether exactly the live colour carries, on every load balancer."""
-    keys = [member.key for member in live]
-    return _fleet.in_rotation(members, answers) == keys and _all_in_rotation(live, answers)
-
-
-def live_colour(members: t.Sequence[Member], answers: t.Mapping[str, Reading], adopted: t.Any) -> str:
-    """The colour that carries, the same on every load balancer; ``adopted`` (blue_green_live) settles what is unclear."""
-    colours = list(dict.fromkeys(member.track for member in members))
-    without = [member.host for member in members if not member.track]
-    if without:
-        raise Refused(
-            f"{_some(without)} has no colour; set rollout_track to blue or green, or rollout_tracks for two slots"
-        )
-    if len(colours) == 1:
-        other = "green" if colours[0] == "blue" else "blue"
-        raise Refused(f"no host is {other}: the other colour is empty; set rollout_track of some hosts to {other}")
-    if len(colours) != 2:
-        raise Refused(f"there are {len(colours)} colours ({', '.join(colours)}); blue-green has two")
-    if adopted:
-        if adopted not in colours:
-            raise Refused(f"blue_green_live is {adopted!r}; the colours of the fleet are {' and '.join(colours)}")
-        return str(adopted)
-    live = _fleet.live_tracks(members, answers)
-    told = {lb: sorted(tracks) for lb, tracks in live.items()}
-    first_lb, first = next(iter(told.items()))
-    odd = [lb for lb, tracks in told.items() if tracks != first]
-    how = "say which one with blue_green_live: blue or green"
-    if odd:
-        raise Refused(
-            f"the load balancers disagree on the live colour: {first_lb} sends traffic to {' and '.join(first) or 'neither'}, "
-            f"{odd[0]} to {' and '.join(told[odd[0]]) or 'neither'}; {how}"
-        )
-    if len(first) != 1:
-        both = "both colours are" if first else "neither colour is"
-        raise Refused(f"{both} live on {', '.join(told)}; {how}, and the rollout brings the fleet in order")
-    return first[0]
-
-
-def _rolling_steps(
-    targets: Targets,
-    members: t.Sequence[Member],
-    answers: t.Mapping[str, Reading],
-    recorded: t.Mapping[str, str | None],
-    force: bool,
-) -> tuple[tuple[Step, ...], str]:
-    strategy = targets.control["strategy"]
-    keys = _due(members, answers, recorded, targets.release, force)
-    due = [member for member in members if member.key in keys]
-    if not due:
-        return (), f"every host runs {targets.release} already"
-    spread = bool(strategy.get("spread_by"))
-    steps = rolling(
-        due,
-        strategy.get("batches", 1),
-        strategy.get("max_unavailable"),
-        duration(strategy.get("min_healthy_time", 10)),
-        spread,
-    )
-    done = len(members) - len(due)
-    already = f", {done} run it already" if done else ""
-    return steps, f"release {targets.release} goes to {len(due)} of {len(members)} hosts in batches{already}"
-
-
-def _due(
-    members: t.Sequence[Member],
-    answers: t.Mapping[str, Reading],
-    recorded: t.Mapping[str, str | None],
-    release: str,
-    force: bool,
-) -> list[str]:
-    """Keys of the members that do not run the release yet, or are not in rotation everywhere."""
-    return [
-        member.key
-        for member in members
-        if force or recorded[member.key] != release or not _fleet.everywhere_in(member, answers)
-    ]
-
-
-def _all_run(members: t.Sequence[Member], recorded: t.Mapping[str, str | None], release: str) -> bool:
-    return all(recorded[member.key] == release for member in members)
-
-
-def _all_in_rotation(members: t.Sequence[Member], answers: t.Mapping[str, Reading]) -> bool:
-    return all(_fleet.everywhere_in(member, answers) for member in members)
 
 
 def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
@@ -805,7 +293,7 @@ def _unknown_previous(run: Run, carried: t.Collection[str]) -> list[str]:
     if not unknown:
         return []
     return [
-        f"no rollout has recorded what runs on {_some(unknown)}: if this one fails there, those hosts stay out of rotation "
+        f"no rollout has recorded what runs on {some(unknown)}: if this one fails there, those hosts stay out of rotation "
         "instead of going back; say what runs now with rollout_previous"
     ]
 
@@ -826,7 +314,7 @@ def _with_found(targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[Loa
             weightless = [name for name, server in servers.items() if not server["base"]]
             if weightless:
                 raise Refused(
-                    f"{lb.name}: server {_some(weightless)} of backend {backend} has weight 0, configured and now, so that it "
+                    f"{lb.name}: server {some(weightless)} of backend {backend} has weight 0, configured and now, so that it "
                     "could never carry traffic; give it a weight"
                 )
         lbs.append(LoadBalancer(lb.name, lb.provider, lb.socket, lb.state_dir, found))
@@ -861,7 +349,7 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
         first = first_step(run, records, answers)
     except PlanError as exc:
         raise Refused(
-            f"rollout {recovery.rollout_id} cannot be resumed, as the servers are not as it left them: {_lowered(exc)}; make them so, or "
+            f"rollout {recovery.rollout_id} cannot be resumed, as the servers are not as it left them: {lowered(exc)}; make them so, or "
             "take it back with the playbook steady.rollout.rollback"
         ) from exc
     # What was in deploy, and was not seen to be good since, may carry nothing before it is.
@@ -899,7 +387,7 @@ def waiting(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.Any]]) ->
     try:
         recovery = back_from(usable, targets.backends)
     except PlanError as exc:
-        raise Refused(_lowered(exc)) from exc
+        raise Refused(lowered(exc)) from exc
     if recovery is None or recovery.done:
         raise Refused(recovery.done if recovery else "no rollout is recorded that could be promoted")
     _state_to_go_on(recovery, usable, "promote")
@@ -933,7 +421,7 @@ def _as_it_found(recovery: Recovery, targets: Targets, answers: t.Mapping[str, R
     late = [name for name in now if name not in recovery.found and any(recovery.deployed)]
     if late:
         raise Refused(
-            f"rollout {recovery.rollout_id} never began on {_some(late)}, so that the hosts were changed without "
+            f"rollout {recovery.rollout_id} never began on {some(late)}, so that the hosts were changed without "
             f"{'it' if len(late) == 1 else 'them'}; take it back with the playbook steady.rollout.rollback"
         )
     return tuple(replace(lb, found=found[name]) for name, lb in now.items())
@@ -944,7 +432,7 @@ def _plan_again(
 ) -> Plan:
     """The plan, made of the variables as they are now and of what the rollout found; it must be the one on record."""
     as_found = {lb.name: _reading_of(lb) for lb in lbs}
-    steps, _words = _steps_of(targets, members, as_found, recovery.target)
+    steps, _words = steps_of(targets, members, as_found, recovery.target)
     plan = Plan(str(targets.control["strategy"]["name"]), targets.release, targets.backends, members, steps)
     differs = difference(recovery.plan, plan)
     if differs:
@@ -1083,7 +571,7 @@ def _refuse_other_deploy(recovery: Recovery, run: Run, targets: Targets) -> None
         )
     unknown = [key for key in deployed if recovery.target.get(key) is None]
     if unknown and recovery.goes_forward:
-        raise Refused(f"nobody knows what ran on {_some(unknown)} before; say so with rollout_previous")
+        raise Refused(f"nobody knows what ran on {some(unknown)} before; say so with rollout_previous")
 
 
 def _given(value: t.Any) -> str | None:
@@ -1103,40 +591,11 @@ def _match(recovery: Recovery, targets: Targets, present: t.Mapping[str, Reading
             )
     strangers = [member.key for member in recovery.plan.members if member.key not in now]
     if strangers:
-        raise Refused(f"rollout {recovery.rollout_id} took part on {_some(strangers)}, which is not in this play")
+        raise Refused(f"rollout {recovery.rollout_id} took part on {some(strangers)}, which is not in this play")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # words and small checks
-
-
-def _names(value: t.Any, variable: str, what: str, may_be_empty: bool = False) -> list[str]:
-    names = [value] if isinstance(value, str) and value else value
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
-        raise Refused(f"{variable} must be a list of names, {what}; it is {_short(value)}")
-    if not names and not may_be_empty:
-        raise Refused(f"{variable} is empty; list {what}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise Refused(f"{variable} lists {_some(twice)} more than once")
-    return list(names)
-
-
-def _percent(value: t.Any, variable: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not 0 <= number <= 100:
-        raise Refused(f"{variable} must be a number from 0 to 100 (percent), not {_short(value)}")
-    return number
-
-
-def _count(value: t.Any, variable: str) -> int:
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdigit() or len(text) > 9:
-        raise Refused(f"{variable} must be a whole number from 0, not {_short(value)}")
-    return int(text)
 
 
 def _why(answer: t.Mapping[str, t.Any]) -> str:
@@ -1146,27 +605,5 @@ def _why(answer: t.Mapping[str, t.Any]) -> str:
     return f"cannot be used: {text}"
 
 
-def _difference(name: str, one: t.Any, other: t.Any) -> tuple[str, t.Any, t.Any]:
-    """The variable of the user that differs, and its two values."""
-    if name == "strategy" and isinstance(one, t.Mapping) and isinstance(other, t.Mapping):
-        for key in one:
-            if one[key] != other.get(key) and key != "name":
-                return f"{one.get('name')}_{key}", one[key], other.get(key)
-    return f"rollout_{name}", one, other
-
-
-def _lowered(exc: Exception) -> str:
-    return str(exc).rstrip(".")
-
-
 def _spoken(state: str) -> str:
     return state.replace("_", " ")
-
-
-def _short(value: t.Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _some(names: t.Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

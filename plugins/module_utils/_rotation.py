@@ -13,7 +13,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._conclusion import 
 from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer, Settings
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Refused, Targets, addresses_of
+from ansible_collections.steady.rollout.plugins.module_utils._preflight import addresses_of
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets
 
 Results = t.Sequence[t.Mapping[str, t.Any]]
 STATES = {"drain": "maint", "admit": "ready"}

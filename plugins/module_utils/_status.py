@@ -30,9 +30,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, carries
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed
-from ansible_collections.steady.rollout.plugins.module_utils._preflight import Targets
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import state_of, waits
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Targets
 
 HEALTHY, IN_PROGRESS, NEEDS_ATTENTION = "healthy", "in_progress", "needs_attention"
 # How many events of the journal are told.

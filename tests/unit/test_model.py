@@ -39,8 +39,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._guard import Guard
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import (
     Decision,
-    Refused,
-    Targets,
     decide,
     planned_on,
 )
@@ -49,6 +47,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import DRIVERS
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_state import TRANSITIONS, history
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets
 from ansible_collections.steady.rollout.plugins.modules.rollout_info import read_records
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st

@@ -14,12 +14,12 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import Ru
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import (
     Decision,
-    Refused,
     decide,
     planned_on,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._resume import difference, first_step
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import rolling
+from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
