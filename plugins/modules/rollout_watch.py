@@ -52,6 +52,12 @@ options:
       - What the poll before returned.
     type: dict
     default: {}
+  metrics:
+    description:
+      - What else to ask for, as the user wrote it.
+    type: list
+    elements: dict
+    default: []
 """
 
 EXAMPLES = r"""
