@@ -33,6 +33,8 @@ class ActionModule(RolloutAction):
     def decide(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         told, rollout_id = options["told"], options["run"]["rollout_id"]
         previous = _conclusion.of_this(options["previous"], rollout_id, told["mode"])
+        if not told["lbs"] and previous.get("paused"):
+            return dict(previous)  # nothing failed, and nothing more is done
         if not told["lbs"]:
             return _conclusion.left_out(told, rollout_id, previous)
         try:
@@ -52,7 +54,8 @@ class ActionModule(RolloutAction):
         step = run.plan.steps[told["index"]]
         problems, failed_lbs = _conclusion.lb_problems(told, options["acts"])
         if told["watch"] and not problems:
-            problems += _conclusion.watch_problems(told, options["watch"], run.settings.inconclusive)
+            policy, canary = run.settings.inconclusive, run.plan.strategy == "canary"
+            problems += _conclusion.watch_problems(told, options["watch"], policy, canary)
         failed_hosts = self._failed_hosts(run, told, task_vars) if options["deployed"] else {}
         unknown = unknown_releases(run, step) if options["deployed"] else []
         problems += [*failed_hosts.values(), *(f"nobody knows which release to put back on {key}" for key in unknown)]

@@ -19,6 +19,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._plan import CANARY
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError, listed, quoted
 from ansible_collections.steady.rollout.plugins.module_utils._rolling import batched, released, size_of
 
+# What the sizes of batches are called here.
+BATCHES, MOST = VARIABLES = ("canary_batches", "canary_max_unavailable")
 # What shares may be off by.
 _ROUNDING = 1e-6
 
@@ -114,14 +116,15 @@ def canary_in_place(
     waiting = _in_order([member for member in members if member.key in due], members, hosts)
     first = _first_size(hosts, len(members))
     steps: list[Step] = []
+    before = 0.0
     last = max(number for number, stage in enumerate(ramp.stages) if not isinstance(stage, Step))
     for number, stage in enumerate(ramp.stages):
         if isinstance(stage, Step):
             steps.append(stage._replace(members=_keys(canary), track=CANARY))
             continue
         joining = _joining(canary, waiting, capacity, stage, first)
-        steps += _joined(joining, ramp)
-        canary += joining
+        steps += _joined(canary, joining, capacity, (before, stage), ramp, len(members))
+        canary, before = [*canary, *joining], stage
         waiting = waiting[len(joining) :]
         keys = _keys(canary)
         _check_stable_left(waiting, capacity, stage, len(members))
@@ -132,7 +135,7 @@ def canary_in_place(
         member.key for member in members if member in canary or (member in waiting and capacity[member.key] > 0)
     )
     steps.append(Step("admit", carrying))
-    for batch in batched(waiting, ramp.batches, ramp.most, spread) if waiting else ():
+    for batch in batched(waiting, ramp.batches, ramp.most, spread, VARIABLES) if waiting else ():
         steps += [*released(_keys(batch)), *_watched(_keys(batch), ramp)]
     return tuple(steps)
 
@@ -165,11 +168,28 @@ def _watched(keys: tuple[str, ...], ramp: Ramp, track: str = "") -> tuple[Step, 
     return (Step("analyse", keys, seconds=ramp.watch_seconds, options={"require_requests": False}, track=track),)
 
 
-def _joined(joining: t.Sequence[Member], ramp: Ramp) -> list[Step]:
-    """Drained, deployed and seen to be good, no more at once than may be missing; traffic comes with the step that follows."""
+def _joined(
+    canary: t.Sequence[Member],
+    joining: t.Sequence[Member],
+    capacity: t.Mapping[str, float],
+    shares: tuple[float, float],
+    ramp: Ramp,
+    fleet: int,
+) -> list[Step]:
+    """Drained, deployed and seen to be good, no more at once than may be missing; what is done carries before the next ones go.
+
+    ``shares``: of the stage before (0 where there is none), and of the one that comes; the last batch gets traffic with that one.
+    """
     steps: list[Step] = []
-    for batch in batched(joining, len(joining), ramp.most, False) if joining else ():
+    batches = batched(joining, size_of(ramp.most, fleet, MOST), None, False, VARIABLES) if joining else ()
+    done = list(canary)
+    for number, batch in enumerate(batches, 1):
         steps += [step for step in released(_keys(batch)) if step.kind != "admit"]
+        done += batch
+        if number < len(batches):
+            carried = sum(capacity[member.key] for member in done)
+            share = shares[0] or min(shares[1] * number / len(batches), carried or shares[1])
+            steps.append(Step("traffic", _keys(done), shares={CANARY: share, STABLE: 100.0 - share}, track=CANARY))
     return steps
 
 

@@ -76,23 +76,27 @@ def reasons(answer: t.Mapping[str, t.Any] | None) -> list[str]:
     return [f"the probe of {', '.join(names)} failed: {_short(reason)}" for reason, names in failures.items()]
 
 
-def watch_problems(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str) -> list[str]:
+def watch_problems(
+    told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str, canary: bool = False
+) -> list[str]:
     verdict = watch.get("verdict") if watch.get("key") == told["key"] else None
     if verdict == "pass" or (verdict == "inconclusive" and inconclusive in ("continue", "hold")):
         return []
     if verdict is None or verdict == "going":
         return ["the watch did not come to an end"]
     advice = "; raise its time, lower rollout_analysis.min_requests, or set rollout_analysis.inconclusive: continue"
+    if canary:
+        advice = "; raise canary_step_max or rollout_analysis.tolerance, or set canary_inconclusive: hold"
     return [watch["reason"] + (advice if verdict == "inconclusive" else "")]
 
 
 def pause_of(told: t.Mapping[str, t.Any], watch: t.Mapping[str, t.Any], inconclusive: str) -> str:
     """Why a step that went well ends in a pause, or ""."""
     if told["kind"] == "pause" and not told["watch"]:
-        return "it was to wait here until it is promoted"
+        return f"{told['words']}: it waits here until it is promoted"
     if not told["watch"] or watch.get("key") != told["key"] or watch.get("verdict") != "inconclusive":
         return ""
-    return str(watch["reason"]) if inconclusive == "hold" else ""
+    return f"{told['words']}: {watch['reason']}" if inconclusive == "hold" else ""
 
 
 def host_problems(

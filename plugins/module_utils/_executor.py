@@ -28,6 +28,8 @@ SHARE_INTERVAL = 1.0
 LOOK_SECONDS = 5.0
 # For how many polls a rollout that was promoted is looked at before it gets more traffic.
 GLANCE_POLLS = 3
+# How many polls the judge expects at least.
+LEAST_HORIZON = 180
 
 FORWARD, UNDO = "forward", "undo"
 # The kinds of steps that watch; and those that take servers out, bring them near, or bring them in.
@@ -281,7 +283,7 @@ def _traffic(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str,
     """Weights for the shares: the side that carries all keeps its own weights, the side that carries none is drained."""
     told: dict[str, list[dict[str, t.Any]]] = {}
     for backend in lb.found:
-        sides = _sides_in_place(run, lb, backend, step) if step.members else _sides(run, lb, backend, step.shares)
+        sides = _sides_in_place(run, lb, backend, step) if step.members else _sides(run, lb, backend, step)
         carrying = {track: side for track, (percent, side) in sides.items() if percent > 0 and side}
         weights = _weights(sides, carrying)
         for track, (_percent, side) in sides.items():
@@ -296,23 +298,31 @@ def _traffic(run: Run, lb: LoadBalancer, step: Step) -> dict[str, list[dict[str,
     return told
 
 
-def _sides(
-    run: Run, lb: LoadBalancer, backend: str, shares: t.Mapping[str, float]
-) -> dict[str, tuple[float, dict[str, int]]]:
-    """{track: (percent, {server: base weight})}; what is in no track of the step shares what is left over."""
+def _sides(run: Run, lb: LoadBalancer, backend: str, step: Step) -> dict[str, tuple[float, dict[str, int]]]:
+    """{track: (percent, {server: base weight})}; what is in no track of the step shares what is left over.
+
+    What was out of rotation, and that no step before has seen to be good, stays out: somebody may be at work there.
+    """
+    shares = step.shares
     sides: dict[str, tuple[float, dict[str, int]]] = {track: (percent, {}) for track, percent in shares.items()}
     rest = 100.0 - sum(shares.values())
+    before = run.plan.steps[: _place(run.plan.steps, step)]
+    seen = {key for each in before if each.kind in ("deploy", "probe", "admit") for key in each.members}
     for member in run.plan.members:
         name = member.servers.get(backend)
-        if name is not None:
+        if name is not None and (member.key in seen or carries(lb.found[backend][name])):
             track = member.track if member.track in shares else "the rest"
             sides.setdefault(track, (rest, {}))[1][name] = lb.found[backend][name]["base"]
     return sides
 
 
 def _sides_in_place(run: Run, lb: LoadBalancer, backend: str, step: Step) -> dict[str, tuple[float, dict[str, int]]]:
-    """As ``_sides``, where one side is the members of the step, and the other all others that carried when it began."""
+    """As ``_sides``, where one side is the members of the step, and the other all others that carried everywhere when it began."""
     (mine, percent), (others, rest) = step.shares.items()
+    # What some load balancer does not send to is no part of it: nothing would give it its weight back before its own turn.
+    stable = {
+        member.key for member in run.plan.members if member.key not in run.out and _carried_everywhere(run, member)
+    }
     sides: dict[str, tuple[float, dict[str, int]]] = {mine: (percent, {}), others: (rest, {})}
     for member in run.plan.members:
         name = member.servers.get(backend)
@@ -321,9 +331,13 @@ def _sides_in_place(run: Run, lb: LoadBalancer, backend: str, step: Step) -> dic
         found = lb.found[backend][name]
         if member.key in step.members:
             sides[mine][1][name] = found["base"]
-        elif carries(found) and member.key not in run.out:
+        elif member.key in stable:
             sides[others][1][name] = found["base"]
     return sides
+
+
+def _carried_everywhere(run: Run, member: Member) -> bool:
+    return all(carries(lb.found[backend][name]) for lb in run.lbs for backend, name in member.servers.items())
 
 
 def _weights(
@@ -377,7 +391,8 @@ def tell(run: Run, index: int, stopped: bool, previous: t.Mapping[str, t.Any] | 
         "polls": [],
     }
     if stopped:
-        return {**told, "words": f"{told['words']}: left out, as the step before it failed"}
+        why = "the rollout waits to be promoted" if (previous or {}).get("paused") else "the step before it failed"
+        return {**told, "words": f"{told['words']}: left out, as {why}"}
     told["lbs"] = [{**_tell_lb(run, lb, index), **carried(previous or {})} for lb in run.lbs]
     told["hosts"] = _tell_hosts(run, step) if step.kind == "deploy" else {}
     told["watch"] = _tell_watch(run, index)
@@ -605,7 +620,8 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
         "wanted_percent": wanted_share(run, run.lbs[0].found, step, expected[run.lbs[0].name]),
         "require_requests": require,
         "of_share": step.kind == "traffic",
-        "limited": settings.limits_canary or not step.options.get("judged"),
+        "limited": settings.limits_canary
+        or not (step.options.get("judged") or (step.kind == "pause" and step.members)),
         "judge": None if step.kind == "traffic" or run.mode == UNDO else _tell_judge(run, index, glances),
         "steps": f"step {index + 1} of {len(run.plan.steps)}",
         "name": _name(run, step),
@@ -637,11 +653,21 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     judged = bool(step.options.get("judged")) and not glances
     return {
         "sides": sides,
-        "options": dict(run.settings.judge),
+        "options": {**run.settings.judge, "horizon": _horizon(run)},
         "judged": judged,
         "asks": judged and bool(step.options.get("asks")),
         "state": dict(run.analysis),
     }
+
+
+def _horizon(run: Run) -> int:
+    """Polls that there will be at most: of all steps that watch, prolonged as far as may be. The user's own number comes first."""
+    if run.settings.judge["horizon"]:
+        return int(run.settings.judge["horizon"])
+    watches = [step for step in run.plan.steps if step.kind in WATCHES]
+    longest = [max(step.seconds or 0.0, float(step.options.get("longest", 0))) for step in watches]
+    polls = sum(int(-(-seconds // run.settings.interval)) + 1 for seconds in longest)
+    return max(LEAST_HORIZON, polls + GLANCE_POLLS)
 
 
 def _tell_again(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:

@@ -135,6 +135,7 @@ def _decide_run(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id: st
     }
     run = _forward(targets, rollout_id, plan, lbs, previous)
     _refuse_two_slots(run)
+    _refuse_agents(run)
     if not steps:
         return Decision("unchanged", run, (watched,), (), {})
     _check_capacity(run, answers)
@@ -225,6 +226,20 @@ def _refuse_two_slots(run: Run) -> None:
             raise Refused(
                 f"step {number} ({step.words()}) deploys two slots of {some(twice)} at once; give each its own step"
             )
+
+
+def _refuse_agents(run: Run) -> None:
+    """An agent-check sets the weight of its server by itself: a share would be gone with its next report, or its weight with ours."""
+    if not any(0 < percent < 100 for step in run.plan.steps for percent in step.shares.values()):
+        return
+    for lb in run.lbs:
+        for backend, servers in lb.found.items():
+            agents = [name for name, server in servers.items() if server["agent"]]
+            if agents:
+                raise Refused(
+                    f"{lb.name}: server {some(agents)} of backend {backend} has an agent-check, which sets its weight by itself, so that "
+                    "no share of the traffic can be kept; turn it off, or use blue-green or rolling"
+                )
 
 
 def _begin(run: Run, carried: t.Sequence[str]) -> dict[str, t.Any]:
@@ -366,7 +381,7 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
     begin = {
         **_begin(run, recovery.carried),
         "after": list(recovery.holders),
-        "resumed": {"of": recovery.rollout_id, "at": first, "by": targets.action},
+        "resumed": {"of": recovery.rollout_id, "at": first, "by": targets.action, "analysis": dict(run.analysis)},
     }
     count = len(plan.steps)
     where = f"step {first + 1} of {count} ({plan.steps[first].words()})" if first < count else "its end"

@@ -57,10 +57,15 @@ def paused_at(run: Run, records: t.Mapping[str, Rollouts]) -> int:
 
 
 def analysis_of(records: t.Mapping[str, Rollouts]) -> t.Mapping[str, t.Any]:
-    """What the judge knew when it was last written down; {} where it never was."""
-    events = [event for rollouts in records.values() for one in rollouts for event in one["events"]]
-    known = [event for event in events if isinstance(event.get("analysis"), t.Mapping)]
-    return max(known, key=lambda event: str(event["at"]))["analysis"] if known else {}
+    """What the judge knew when it was last written down; {} where it never was, or had come to a fail."""
+    rollouts = [one for each in records.values() for one in each]
+    events = [event for one in rollouts for event in one["events"]]
+    # What it took over comes first: it may have died before it wrote down anything itself.
+    taken = [{"at": "", **(one["begin"].get("resumed") or {})} for one in rollouts]
+    known = [event for event in (*taken, *events) if isinstance(event.get("analysis"), t.Mapping) and event["analysis"]]
+    last = max(known, key=lambda event: str(event["at"]))["analysis"] if known else {}
+    # A verdict that failed stays so; whoever goes on all the same begins anew.
+    return {} if last.get("failed") else last
 
 
 def due_step(plan: Plan, rollouts: Rollouts) -> int:
@@ -88,10 +93,13 @@ def _went_well(plan: Plan, step: int, rollouts: Rollouts) -> bool:
     by_module = plan.steps[step].kind in ("drain", "admit")
     own = [[event for event in one["events"] if event.get("step") == step] for one in rollouts]
     concerned = [events for events in own if any(event["event"] == "intent" for event in events)]
-    return bool(concerned) and all(
-        any(event["event"] == "result" and event.get("ok") and (by_module or "act" not in event) for event in events)
-        for events in concerned
-    )
+    return bool(concerned) and all(any(_is_good(event, by_module) for event in events) for events in concerned)
+
+
+def _is_good(event: t.Mapping[str, t.Any], by_module: bool) -> bool:
+    """Whether it is the result of a step that went well; one that was held did not."""
+    good = event["event"] == "result" and event.get("ok") and (by_module or "act" not in event)
+    return bool(good) and event.get("verdict", "pass") == "pass"
 
 
 def _reached(run: Run, lb: LoadBalancer, reading: t.Mapping[str, t.Any], due: int) -> int:

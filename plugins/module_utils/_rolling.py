@@ -50,11 +50,15 @@ def undo_steps(deployed: t.Sequence[t.Sequence[str]], carried: t.Collection[str]
 
 
 def batched(
-    members: t.Sequence[Member], batches: t.Any, max_unavailable: t.Any, spread: bool
+    members: t.Sequence[Member],
+    batches: t.Any,
+    max_unavailable: t.Any,
+    spread: bool,
+    variables: tuple[str, str] = ("rolling_batches", "rolling_max_unavailable"),
 ) -> tuple[tuple[Member, ...], ...]:
     """``members`` in batches, in their order.
 
-    ``batches``: a number, a percentage of the fleet (rounded down, at least 1), or a list of these whose last one repeats, as
+    ``variables``: what both sizes are called in messages. ``batches``: a number, a percentage of the fleet (rounded down, at least 1), or a list of these whose last one repeats, as
     Ansible's `serial`. ``max_unavailable``: a number or percentage that no batch exceeds; None for no limit. ``spread``: no
     batch has two members of one failure domain; those that do not fit wait for a later batch.
 
@@ -62,10 +66,8 @@ def batched(
     """
     if not members:
         raise PlanError("The fleet is empty, so that there is nothing to roll; check the hosts of the play.")
-    sizes = _sizes(batches, len(members))
-    most = (
-        len(members) if max_unavailable is None else size_of(max_unavailable, len(members), "rolling_max_unavailable")
-    )
+    sizes = _sizes(batches, len(members), variables[0])
+    most = len(members) if max_unavailable is None else size_of(max_unavailable, len(members), variables[1])
     left = list(members)
     made: list[tuple[Member, ...]] = []
     while left:
@@ -98,11 +100,11 @@ def released(keys: tuple[str, ...]) -> tuple[Step, ...]:
     return tuple(Step(kind, keys) for kind in ("drain", "deploy", "probe", "admit"))
 
 
-def _sizes(batches: t.Any, fleet: int) -> list[int]:
+def _sizes(batches: t.Any, fleet: int, variable: str) -> list[int]:
     several = isinstance(batches, t.Sequence) and not isinstance(batches, (str, bytes))
-    sizes = [size_of(value, fleet, "rolling_batches") for value in (batches if several else [batches])]
+    sizes = [size_of(value, fleet, variable) for value in (batches if several else [batches])]
     if not sizes:
-        raise PlanError("rolling_batches is an empty list; write how many hosts a batch has, such as 1 or 25%.")
+        raise PlanError(f"{variable} is an empty list; write how many hosts a batch has, such as 1 or 25%.")
     return sizes
 
 

@@ -30,7 +30,7 @@ TRANSITIONS: t.Mapping[str, t.Mapping[str, str]] = {
     },
     ABANDONED: {"expiry": ABANDONED},
     # A pause is trusted for a time, too.
-    PAUSED: {"expiry": ABANDONED},
+    PAUSED: {"paused": PAUSED, "rescue": ROLLING_BACK, "expiry": ABANDONED},
     ROLLBACK_FAILED: {},
     ROLLED_BACK: {},
     PROMOTED: {},
@@ -57,8 +57,9 @@ def state_of(rollout: t.Mapping[str, t.Any], abandoned: bool = False) -> str:
 
 def waits(rollout: t.Mapping[str, t.Any]) -> bool:
     """Whether it waits to be promoted: it was paused on its way forward, and not held on its way back."""
-    told = history(rollout)
-    return told[-1] == ("paused", PAUSED) and told[-2][1] == RUNNING
+    states = [state for _what, state in history(rollout)]
+    before = [state for state in states if state != PAUSED]
+    return states[-1] == PAUSED and before[-1] == RUNNING
 
 
 def history(rollout: t.Mapping[str, t.Any]) -> list[tuple[str, str]]:

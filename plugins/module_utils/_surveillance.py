@@ -29,10 +29,11 @@ def poll(
     readings: Results,
     previous: t.Mapping[str, t.Any],
     now: float,
+    metrics: tuple[str, str] = ("pass", ""),
 ) -> dict[str, t.Any]:
     """{key, verdict, reason, line, done, next, ...}: data that the next poll is given. Once done it stays as it is.
 
-    ``reassert``: acts that tell load balancers once more what they forgot; the next poll, which is due at once, sees whether they
+    ``metrics``: the verdict of those that something else measures, and why. ``reassert``: acts that tell load balancers once more what they forgot; the next poll, which is due at once, sees whether they
     did.
     """
     key = told["key"]
@@ -44,7 +45,7 @@ def poll(
     elapsed = now - started
     answers = {str(answer["item"]["lb"]): answer for answer in readings if isinstance(answer.get("item"), t.Mapping)}
     good = {lb: answer for lb, answer in answers.items() if not bad(answer)}
-    silent, unanswered = _unanswered(watch, answers, known.get("unanswered") or {}, elapsed >= watch["seconds"])
+    silent, unanswered = _unanswered(watch, answers, known.get("unanswered") or {}, elapsed >= watch["longest"])
     pids = {lb: answer["process"]["pid"] for lb, answer in good.items()}
     before: dict[str, t.Any] = previous.get("pids") or {}
     restarted = [lb for lb, pid in pids.items() if before.get(lb) not in (None, pid)]
@@ -76,10 +77,12 @@ def poll(
         decided, reason, line = _judge_share(verdict, watch, settings, elapsed)
     analysed = (previous.get("analysis") or {}) if previous.get("rollout_id") == told["rollout_id"] else {}
     if judge:
-        servers = {lb: reading["servers"] for lb, reading in seen.items()}
+        servers = _busy(seen, (known.get("state") or {}).get("lbs") or {})
         analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers)
         analysed = analysis.state
-        decided, reason, line = _compared(watch, analysis, verdict, elapsed)
+        decided, reason, line = _compared(watch, analysis, verdict, metrics, elapsed)
+    if any(unanswered.values()) and decided != "fail" and elapsed < watch["longest"]:
+        decided, reason = "going", ""  # what is silent may still answer
     if reassert and decided != "fail":
         decided, reason = "going", ""
         line += f"; {', '.join(again)} was reloaded or restarted, and forgot its weights: it is told again"
@@ -102,20 +105,43 @@ def poll(
     }
 
 
+def _busy(
+    seen: t.Mapping[str, t.Mapping[str, t.Any]], before: t.Mapping[str, t.Mapping[str, t.Any]]
+) -> dict[str, list[dict[str, t.Any]]]:
+    """Servers that got requests since the poll before: the mean times of others are of some other time."""
+    found: dict[str, list[dict[str, t.Any]]] = {}
+    for lb, reading in seen.items():
+        known = (before.get(lb) or {}).get("servers") or {}
+        for server in reading["servers"]:
+            then = known.get(f"{server['backend']}/{server['name']}")
+            if then and (server.get("requests") or 0) > (then["counts"][0] or 0):
+                found.setdefault(lb, []).append(server)
+    return found
+
+
 def _compared(
-    watch: t.Mapping[str, t.Any], analysis: _analysis.Analysis, verdict: _watch.Verdict, elapsed: float
+    watch: t.Mapping[str, t.Any],
+    analysis: _analysis.Analysis,
+    verdict: _watch.Verdict,
+    metrics: tuple[str, str],
+    elapsed: float,
 ) -> tuple[str, str, str]:
-    """What the watch and the judge say together. A fail of either is one; anything else waits until the time is up."""
+    """What the watch, the judge and metrics say together. A fail of any is one; anything else waits until the time is up."""
     line = _analysis.line(watch, analysis, verdict.state["mine"], verdict.state["rest"], elapsed)
     if verdict.verdict == "fail":
         return "fail", verdict.reason, line
     if analysis.verdict == "fail":
         return "fail", analysis.reason, line
+    if metrics[0] == "fail":
+        return "fail", metrics[1], line
     if verdict.verdict == "going":
         return "going", "", line
     requests = int(verdict.state["mine"][0])
     watched = (verdict.verdict, verdict.reason)
     decided, reason = _analysis.at_end(watch["judge"], analysis, watched, requests, elapsed, watch["longest"])
+    asked = watch["judge"]["asks"] or not watch["judge"]["judged"]
+    if decided == "pass" and asked and metrics[0] == "inconclusive":
+        return ("going", "", line) if elapsed < watch["longest"] else (*metrics, line)
     return decided, reason, line
 
 

@@ -37,7 +37,7 @@ STRATEGIES = ("blue_green", "canary", "rolling", "custom")
 INCONCLUSIVE = ("hold", "continue", "rollback")
 PAUSES = ("rollback", "hold")
 # What rollout_analysis hands to the judge, with its defaults.
-JUDGE: dict[str, t.Any] = {"tolerance": {}, "alpha": 0.01, "beta": 0.05, "horizon": 180, "absolute_max": 0.5}
+JUDGE: dict[str, t.Any] = {"tolerance": {}, "alpha": 0.01, "beta": 0.05, "horizon": 0, "absolute_max": 0.5}
 GUARDS = ("auto", "systemd", "process", "off")
 # drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status and doctor look.
 ACTIONS = ("run", "promote", "resume", "rollback", "drain", "admit", "status", "doctor")
@@ -299,9 +299,10 @@ def _judge_options(analysis: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The options of canary_analysis, those that were given and the defaults of the others."""
     options = {**JUDGE, **{name: analysis[name] for name in JUDGE if name in analysis}}
     options.update(further={}, min_requests=_count(analysis["min_requests"], "rollout_analysis.min_requests"))
+    # 0: as many polls as the plan has.
     options["horizon"] = _count(options["horizon"], "rollout_analysis.horizon")
     try:
-        settings_of(options)
+        settings_of({**options, "horizon": options["horizon"] or 2})
     except JudgeError as exc:
         raise Refused(f"rollout_analysis: {exc}") from exc
     return options
@@ -318,9 +319,12 @@ def _pause_lease(control: t.Mapping[str, t.Any]) -> float | None:
 
 def ramp_of(strategy: t.Mapping[str, t.Any]) -> Ramp:
     """What the variables of the role canary say. Raises PlanError."""
+    seconds = duration(strategy.get("step_for", 300))
+    if not seconds:
+        raise PlanError("canary_step_for is no time at all, so that nothing would be judged; write a time, such as 5m.")
     return Ramp(
         read_stages(strategy.get("steps", [5, 25, 50])),
-        duration(strategy.get("step_for", 300)),
+        seconds,
         duration(strategy.get("step_max", 1800)),
         strategy.get("batches", "25%"),
         strategy.get("max_unavailable", "25%"),

@@ -144,6 +144,7 @@ class _Tally:
     def __init__(self, state: t.Mapping[str, t.Any], poll: _Poll, enough: int) -> None:
         self.mine = _sum(state.get("mine", NONE), poll.mine)
         self.rest = _sum(state.get("rest", NONE), poll.rest)
+        self.stable = _sum(state.get("stable", NONE), poll.sides.get("stable", NONE))
         self._polls = [counts for counts in (*map(_counts, state.get("polls", ())), poll.mine) if counts != NONE]
         while len(self._polls) > 1 and _attempts(_total(self._polls[1:])) >= enough:
             del self._polls[0]
@@ -151,7 +152,7 @@ class _Tally:
 
     def state(self) -> dict[str, t.Any]:
         polls = [list(counts) for counts in self._polls]
-        return {"mine": list(self.mine), "rest": list(self.rest), "polls": polls}
+        return {"mine": list(self.mine), "rest": list(self.rest), "stable": list(self.stable), "polls": polls}
 
 
 def _judge(
@@ -185,9 +186,9 @@ def _judge(
 
 
 def _as_bad_elsewhere(tally: _Tally, enough: int) -> bool:
-    """Whether the other servers answer about as badly: then it is not what was brought in, and going back would help nobody."""
-    known = _attempts(tally.rest) >= max(1, enough)
-    return known and _rate(tally.window) <= ALIKE * _rate(tally.rest)
+    """Whether servers without the release answer about as badly: then it is not the release, and going back would help nobody."""
+    known = _attempts(tally.stable) >= max(1, enough)
+    return known and _rate(tally.window) <= ALIKE * _rate(tally.stable)
 
 
 def _too_many(counts: Counts, name: str, limit: float) -> str:

@@ -13,7 +13,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._analysis import An
 from simulated_rollout import JUDGE
 
 SIDES = {"canary": [["shop", "web1"]], "stable": [["shop", "web2"], ["shop", "web3"]]}
-TOLD = {"sides": SIDES, "options": JUDGE, "judged": True, "asks": True, "state": {}}
+TOLD = {"sides": SIDES, "options": {**JUDGE, "horizon": 180}, "judged": True, "asks": True, "state": {}}
 GOOD = {"canary": [100, 0, 0, 0], "stable": [900, 0, 0, 0]}
 
 

@@ -93,6 +93,26 @@ def test_hosts_join_before_a_step_asks_for_more_than_the_canary_can_carry() -> N
     ]
 
 
+def test_what_is_done_carries_before_the_next_ones_that_join_are_taken_out() -> None:
+    members = fleet(8)
+    capacity = dict.fromkeys((member.key for member in members), 12.5)
+    assert told(canary_in_place(members, list(capacity), capacity, 1, ramp(10, 50)))[5:13] == [
+        "drain web2, web3",
+        "deploy web2, web3",
+        "probe web2, web3",
+        "traffic canary 10 %, stable 90 % (web1, web2, web3)",
+        "drain web4",
+        "deploy web4",
+        "probe web4",
+        "traffic canary 50 %, stable 50 % (web1, web2, web3, web4)",
+    ]
+
+
+def test_a_canary_that_begins_with_several_batches_gets_its_share_bit_by_bit() -> None:
+    traffic = [step.words() for step in canary_in_place(SIX, ALL, EQUAL, 2, ramp(10)) if step.kind == "traffic"]
+    assert traffic == ["traffic canary 5 %, stable 95 % (web1)", "traffic canary 10 %, stable 90 % (web1, web2)"]
+
+
 def test_only_the_last_share_before_all_asks_for_a_pass() -> None:
     steps = canary_in_place(SIX, ALL, EQUAL, 1, ramp(5, 25, {"pause": {}}))
     asked = [step.options["asks"] for step in steps if step.options.get("judged")]
@@ -116,7 +136,7 @@ def test_what_runs_the_release_already_is_of_the_canary_without_a_deploy() -> No
 def test_the_canary_begins_with_the_hosts_that_are_named() -> None:
     assert told(canary_in_place(SIX, ALL, EQUAL, ["web5", "web2"], ramp(5)))[:2] == ["drain web5", "deploy web5"]
     steps = canary_in_place(SIX, ALL, EQUAL, ["web5", "web2"], ramp(5))
-    assert next(step for step in steps if step.kind == "traffic").members == ("web5", "web2")
+    assert next(step for step in steps if step.kind == "analyse").members == ("web5", "web2")
 
 
 def test_a_host_that_is_out_of_rotation_gets_no_traffic_before_its_release() -> None:

@@ -256,27 +256,27 @@ WATCH = {"seconds": 10}
 @pytest.mark.parametrize(
     ("told", "watch", "policy", "expected"),
     [
-        ({"kind": "pause", "key": "k", "watch": None}, {}, "rollback", "until it is promoted"),
-        ({"kind": "pause", "key": "k", "watch": WATCH}, {"key": "k", "verdict": "pass"}, "hold", ""),
+        ({"words": "Step 1", "kind": "pause", "key": "k", "watch": None}, {}, "rollback", "until it is promoted"),
+        ({"words": "Step 1", "kind": "pause", "key": "k", "watch": WATCH}, {"key": "k", "verdict": "pass"}, "hold", ""),
         (
-            {"kind": "analyse", "key": "k", "watch": WATCH},
+            {"words": "Step 1", "kind": "analyse", "key": "k", "watch": WATCH},
             {"key": "k", "verdict": "inconclusive", "reason": "few"},
             "hold",
             "few",
         ),
         (
-            {"kind": "analyse", "key": "k", "watch": WATCH},
+            {"words": "Step 1", "kind": "analyse", "key": "k", "watch": WATCH},
             {"key": "k", "verdict": "inconclusive", "reason": "few"},
             "continue",
             "",
         ),
         (
-            {"kind": "analyse", "key": "k", "watch": WATCH},
+            {"words": "Step 1", "kind": "analyse", "key": "k", "watch": WATCH},
             {"key": "old", "verdict": "inconclusive", "reason": "few"},
             "hold",
             "",
         ),
-        ({"kind": "deploy", "key": "k", "watch": None}, {}, "hold", ""),
+        ({"words": "Step 1", "kind": "deploy", "key": "k", "watch": None}, {}, "hold", ""),
     ],
 )
 def test_a_step_ends_in_a_pause_where_it_is_one_or_where_what_it_saw_is_held(told, watch, policy, expected) -> None:

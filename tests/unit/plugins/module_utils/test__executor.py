@@ -10,7 +10,12 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._blue_green import blue_green
-from ansible_collections.steady.rollout.plugins.module_utils._canary import Ramp, canary_in_place, read_stages
+from ansible_collections.steady.rollout.plugins.module_utils._canary import (
+    Ramp,
+    canary_in_place,
+    canary_side_by_side,
+    read_stages,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LOOK_SECONDS,
     UNDO,
@@ -428,7 +433,7 @@ def test_a_probe_that_failed_records_no_release():
 
 def canary(stages=(10, 25), found=None, **changes):
     """Four hosts of equal weight: drain 0, deploy 1, probe 2, traffic 3, analyse 4, traffic 5, analyse 6, admit 7, then the rest."""
-    ramp = Ramp(read_stages(stages), 60.0, 120.0, 1, None, 10.0)
+    ramp = Ramp(read_stages(stages), 60.0, 120.0, 1, 4, 10.0)
     made = fleet(4)
     return make_run(
         made,
@@ -533,3 +538,49 @@ def test_what_the_judge_knows_goes_into_the_journal_with_the_result():
     assert (record["verdict"], record["reason"], record["analysis"]) == ("pass", "good", {"polls": 3})
     (other,) = result_of(run, told, "", {**seen, "key": "old"})["results"]
     assert "analysis" not in other
+
+
+def test_a_host_that_is_out_on_one_load_balancer_is_no_part_of_the_stable_side_of_the_other():
+    run = canary(lbs=["lb1", "lb2"])
+    found = {"shop": {**run.lbs[1].found["shop"], "web4": server("drain")}}
+    run = dataclasses.replace(run, lbs=(run.lbs[0], dataclasses.replace(run.lbs[1], found=found)))
+    for lb in run.lbs:
+        assert expected_at(run, lb, 3)["shop"]["web4"] == expected_at(run, lb, -1)["shop"]["web4"]
+
+
+def test_a_share_brings_nothing_into_rotation_that_no_step_has_seen_to_be_good():
+    made = fleet(4, "bbgg")
+    steps = canary_side_by_side(made[:2], made[2:], Ramp(read_stages([5]), 60.0, 60.0, 1, 4, 10.0))
+    found = {"shop": {"web1": server(), "web2": server("maint"), "web3": server("drain"), "web4": server("drain")}}
+    run = make_run(made, steps, found)
+    assert run.plan.steps[2].words() == "traffic green 5 %, blue 95 %"
+    states = expected_at(run, run.lbs[0], 2)["shop"]
+    assert {name: one["state"] for name, one in states.items()} == {
+        "web1": "ready",
+        "web2": "maint",
+        "web3": "ready",
+        "web4": "ready",
+    }
+
+
+def test_the_judge_expects_as_many_polls_as_the_plan_has():
+    def horizon(**changes):
+        return tell(canary(**changes), 4, False)["watch"]["judge"]["options"]["horizon"]
+
+    assert horizon() == 180
+    # Two steps of up to 120 s, and three of 10 s, a poll each 0.5 s.
+    assert horizon(settings=settings(interval=0.5)) == 2 * 241 + 3 * 21 + 3
+    assert horizon(settings=settings(judge={**settings().judge, "horizon": 99})) == 99
+
+
+def test_a_pause_of_a_canary_has_no_limit_of_errors_of_its_own():
+    run = canary(stages=(10, {"pause": {"for": 60}}, 25))
+    assert run.plan.steps[5].kind == "pause"
+    assert not tell(run, 5, False)["watch"]["limited"]
+
+
+def test_what_comes_after_a_pause_is_left_out_and_says_why():
+    run = canary(stages=(10, {"pause": {}}, 25))
+    told = tell(run, 6, True, {"paused": "it waits"})
+    assert told["lbs"] == []
+    assert told["words"].endswith("left out, as the rollout waits to be promoted")

@@ -111,6 +111,15 @@ def test_another_rollout_that_holds_the_backend_is_named():
         decide(targets(OWN), answers, "r1", list(OWN))
 
 
+def test_a_share_of_servers_that_an_agent_weighs_is_refused():
+    made = world(3)
+    for lb in made.lbs.values():
+        lb.servers["shop"]["web2"]["agent"] = True
+    asked = targets(OWN, strategy={"name": "canary", "steps": [10]})
+    with pytest.raises(Refused, match=r"lb1: server web2 of backend shop has an agent-check"):
+        decide(asked, made.answers(), "r1", list(OWN))
+
+
 def test_hosts_that_a_limit_left_out_are_missed():
     made = targets(OWN, limit="web1")
     with refused(

@@ -364,6 +364,31 @@ def test_what_the_judge_knew_goes_on():
     assert promoted(world).analysis == {"polls": 7}
 
 
+def test_what_the_judge_knew_when_it_was_taken_over_is_not_lost_with_whoever_died():
+    _run, world = paused(4)
+    for lb in world.lbs.values():
+        lb.journal["shop"][0]["resumed"] = {"of": "r0", "at": 3, "analysis": {"polls": 5}}
+    assert promoted(world).analysis == {"polls": 5}
+
+
+def test_a_judgement_that_failed_is_begun_anew():
+    _run, world = paused(4)
+    for lb in world.lbs.values():
+        result = next(one for one in lb.journal["shop"] if one["event"] == "result" and one.get("step") == 4)
+        result["analysis"] = {"polls": 7, "failed": "worse"}
+    assert promoted(world).analysis == {}
+
+
+def test_what_was_held_is_looked_at_again_when_it_is_resumed():
+    _run, world = paused(7)
+    for lb in world.lbs.values():
+        result = next(one for one in lb.journal["shop"] if one["event"] == "result" and one.get("step") == 7)
+        result["verdict"] = "inconclusive"
+    again = asked(world, "r2", action="resume").run
+    assert again is not None
+    assert again.first == 7
+
+
 def test_a_canary_that_was_promoted_comes_to_its_end_with_the_weights_that_were_found():
     _run, world = paused(5)
     again = promoted(world)

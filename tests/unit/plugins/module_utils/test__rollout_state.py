@@ -43,6 +43,7 @@ def state(*events: t.Mapping[str, t.Any], action: str = "deploy", abandoned: boo
         ([STEP, RESCUE, EXPIRY], "rolling_back"),
         ([STEP, end("paused")], "paused"),
         ([STEP, end("paused"), EXPIRY], "abandoned"),
+        ([STEP, end("paused"), RESCUE], "rolling_back"),
     ],
 )
 def test_the_state_follows_from_the_journal(events, expected):
@@ -64,6 +65,7 @@ def test_only_what_was_paused_on_its_way_forward_waits_to_be_promoted():
         return {"begin": {"action": "deploy"}, "events": events}
 
     assert waits(told(STEP, end("paused")))
+    assert waits(told(STEP, end("paused"), end("paused")))
     assert not waits(told(STEP, RESCUE, end("paused")))
     assert not waits(told(STEP, end("paused"), EXPIRY))
     assert not waits(told(STEP))

@@ -152,6 +152,10 @@ def test_control_variables_that_differ_are_refused(one, other, message):
             "canary_steps has [25, 5]; each share must be greater than the one before it",
         ),
         (
+            {"strategy": {"name": "canary", "step_for": 0}},
+            "canary_step_for is no time at all, so that nothing would be judged; write a time, such as 5m",
+        ),
+        (
             {"strategy": {"name": "canary", "inconclusive": "hope"}},
             "canary_inconclusive is 'hope'; it can be hold, continue, rollback",
         ),
