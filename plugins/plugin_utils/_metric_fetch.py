@@ -35,7 +35,7 @@ def ask(metrics: t.Sequence[Metric], servers: Servers) -> dict[str, Answer]:
 def missing() -> str:
     """Why metrics cannot be read at all on this controller, or ""."""
     try:
-        import requests  # noqa: F401
+        import requests  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         return "metrics are read with the Python library requests, which this controller lacks; install it beside ansible-core"
     return ""
@@ -104,7 +104,8 @@ def _at(told: t.Any, path: str) -> float | None:
 
 
 def _get(metric: Metric, url: str, parameters: t.Mapping[str, str]) -> t.Any:
-    import requests  # only where there are metrics: not every controller has it
+    # Only where there are metrics: not every controller has it.
+    import requests
 
     http = metric.http
     certificate = (http["client_cert"], http.get("client_key")) if http.get("client_cert") else None
