@@ -85,7 +85,7 @@ def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
 @pytest.mark.core
 @pytest.mark.pattern
 def test_the_share_that_was_seen_is_told(promoted: Seen) -> None:
-    assert re.search(r"100 % of \d+ requests|observed share", promoted.result.output), promoted.result.output
+    assert re.search(r"100\.0 % of (\d+ requests|the traffic)", promoted.result.output), promoted.result.output
 
 
 @pytest.mark.long
