@@ -121,8 +121,10 @@ def of_this(concluded: t.Mapping[str, t.Any], rollout_id: str, mode: str) -> t.M
 
 
 def well_so_far(previous: t.Mapping[str, t.Any], index: int, first: int) -> bool:
-    """Whether the step before step ``index`` is known to have gone well: a deploy that failed stops no host by itself."""
-    return index == first or (bool(previous.get("ok")) and int(previous["index"]) == index - 1)
+    """Whether the step before step ``index`` is known to have gone well, and the rollout does not wait there: a deploy that failed
+    stops no host by itself, and nor does a pause."""
+    went_well = bool(previous.get("ok")) and not previous.get("paused")
+    return index == first or (went_well and int(previous["index"]) == index - 1)
 
 
 def left_out(told: t.Mapping[str, t.Any], rollout_id: str, previous: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

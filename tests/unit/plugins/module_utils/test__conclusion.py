@@ -282,3 +282,8 @@ WATCH = {"seconds": 10}
 def test_a_step_ends_in_a_pause_where_it_is_one_or_where_what_it_saw_is_held(told, watch, policy, expected) -> None:
     found = pause_of(told, watch, policy)
     assert expected in found if expected else not found
+
+
+def test_after_a_pause_no_step_is_taken() -> None:
+    assert well_so_far({"ok": True, "index": 3, "paused": ""}, 4, 0)
+    assert not well_so_far({"ok": True, "index": 3, "paused": "it waits"}, 4, 0)
