@@ -145,9 +145,9 @@ def _asked(
     n1, n0 = _sum(canary), _sum(stable)
     k0 = sum(count for _low, high, count in stable if high > limit)
     # Of a histogram it is not known where in a bucket they are: it is what says less.
-    bar = margin * limit
-    surely = sum(count for low, high, count in canary if (low >= bar if low < high else high > bar))
-    perhaps = sum(count for _low, high, count in canary if high > bar)
+    longest = margin * limit
+    surely = sum(count for low, high, count in canary if (low >= longest if low < high else high > longest))
+    perhaps = sum(count for _low, high, count in canary if high > longest)
     pb = (known.slow + _PRIOR * (1 - q)) / (known.known + _PRIOR)
     fail = _evidence.grown(known.fail, [_log_ratio(surely, n1, k0, n0, pb, shift) for shift in SHIFTS], caps[0], mass)
     good = _evidence.grown(known.good, [_log_ratio(perhaps, n1, k0, n0, pb, -shift) for shift in SHIFTS], caps[1])

@@ -58,7 +58,8 @@ def batched(
 ) -> tuple[tuple[Member, ...], ...]:
     """``members`` in batches, in their order.
 
-    ``variables``: what both sizes are called in messages. ``batches``: a number, a percentage of the fleet (rounded down, at least 1), or a list of these whose last one repeats, as
+    ``variables``: what both sizes are called in messages.
+    ``batches``: a number, a percentage of the fleet (rounded down, at least 1), or a list of these whose last one repeats, as
     Ansible's `serial`. ``max_unavailable``: a number or percentage that no batch exceeds; None for no limit. ``spread``: no
     batch has two members of one failure domain; those that do not fit wait for a later batch.
 

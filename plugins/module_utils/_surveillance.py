@@ -33,7 +33,8 @@ def poll(
 ) -> dict[str, t.Any]:
     """{key, verdict, reason, line, done, next, ...}: data that the next poll is given. Once done it stays as it is.
 
-    ``metrics``: the verdict of those that something else measures, and why. ``reassert``: acts that tell load balancers once more what they forgot; the next poll, which is due at once, sees whether they
+    ``metrics``: the verdict of those that something else measures, and why.
+    ``reassert``: acts that tell load balancers once more what they forgot; the next poll, which is due at once, sees whether they
     did.
     """
     key = told["key"]
