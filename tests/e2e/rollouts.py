@@ -44,12 +44,12 @@ QUICK: dict[str, t.Any] = {
     "rolling_min_healthy_time": 1,
     "canary_steps": [10, 25],
     "canary_step_for": 2,
-    "canary_step_max": 40,
+    "canary_step_max": 20,
     "canary_max_unavailable": "50%",
     "canary_min_healthy_time": 1,
 }
 # What a pass can be shown of in some seconds of a gentle load.
-COARSE: dict[str, t.Any] = {**QUICK["rollout_analysis"], "tolerance": {"ratio": 2, "delta": 0.05}}
+COARSE: dict[str, t.Any] = {"interval": 0.5, "min_requests": 20, "tolerance": {"ratio": 2, "delta": 0.05}}
 COLOURS = {"web1": "blue", "web2": "blue", "web3": "green", "web4": "green"}
 GENTLE = 40.0  # requests/s to each load balancer: enough to judge a release by
 

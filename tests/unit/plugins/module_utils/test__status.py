@@ -339,20 +339,33 @@ def test_the_last_five_events_are_told_oldest_first():
     assert events[-2]["words"] == "step 20 (analyse web4 for 10s) done"
 
 
+def _end(world, outcome):
+    """Its run ends, and keeps the lock."""
+    end = {"backends": ["shop"], "act": "end", "outcome": outcome, "keep_lock": True}
+    for lb in world.lbs.values():
+        lb.act("r1", {**end, "record": {"message": "web3 is out."}})
+
+
+def test_a_rollout_that_waits_to_be_promoted_is_in_progress():
+    _run, world = killed(9)
+    _end(world, "paused")
+    told = look(world)
+    assert (told["status"], told["reasons"]) == ("in_progress", [])
+
+
+def test_a_pause_whose_lease_expired_needs_attention():
+    _run, world = killed(9)
+    _end(world, "paused")
+    lease = {"rollout_id": "r1", "seconds": 86400, "left": -30}
+    told = tell(_with(world.answers(), lease=lease, guard="running"))
+    assert told["status"] == "needs_attention"
+
+
 @pytest.mark.parametrize("outcome", ["rollback_failed", "paused"])
 def test_a_rollout_that_did_not_come_to_a_good_end_needs_attention(outcome):
-    _run, world = killed(9)
-    for lb in world.lbs.values():
-        lb.act(
-            "r1",
-            {
-                "backends": ["shop"],
-                "act": "end",
-                "outcome": outcome,
-                "keep_lock": True,
-                "record": {"message": "web3 is out."},
-            },
-        )
+    run, world = killed(9)
+    world.restore(run)
+    _end(world, outcome)
     told = look(world)
     assert told["status"] == "needs_attention"
     assert "(web3 is out)" in whats(told)[0]
