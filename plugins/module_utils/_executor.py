@@ -620,14 +620,20 @@ def _tell_watch(run: Run, index: int) -> dict[str, t.Any] | None:
         "wanted_percent": wanted_share(run, run.lbs[0].found, step, expected[run.lbs[0].name]),
         "require_requests": require,
         "of_share": step.kind == "traffic",
-        "limited": settings.limits_canary
-        or not (step.options.get("judged") or (step.kind == "pause" and step.members)),
+        "limited": settings.limits_canary or not _is_of_canary(run, step),
         "judge": None if step.kind == "traffic" or run.mode == UNDO else _tell_judge(run, index, glances),
         "steps": f"step {index + 1} of {len(run.plan.steps)}",
         "name": _name(run, step),
         "rest_name": _rest_name(run, step),
         "expected": expected,
     }
+
+
+def _is_of_canary(run: Run, step: Step) -> bool:
+    """Whether it is for the judge to say what errors are too many, in this step or in the next one."""
+    if step.kind == "traffic":
+        return run.plan.strategy == "canary"
+    return bool(step.options.get("judged")) or (step.kind == "pause" and bool(step.members))
 
 
 def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:

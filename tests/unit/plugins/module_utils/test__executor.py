@@ -506,6 +506,13 @@ def test_errors_of_a_canary_have_a_limit_only_where_the_user_set_one():
     assert tell(canary(), 12, False)["watch"]["limited"]
 
 
+def test_errors_right_after_a_shift_are_for_the_judge_of_a_canary_too():
+    run = canary()
+    assert tell(run, 3, False)["watch"]["limited"]
+    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, strategy="canary"))
+    assert not tell(run, 3, False)["watch"]["limited"]
+
+
 def test_a_step_may_be_prolonged_and_has_polls_for_it():
     watch = tell(canary(), 4, False)["watch"]
     assert (watch["seconds"], watch["longest"]) == (60.0, 120.0)
