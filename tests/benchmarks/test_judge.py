@@ -37,7 +37,7 @@ Random = np.random.Generator
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """``volume``: requests/s of both sides; ``base``: the stable rate of errors; ``bad``: the canary's; ``since``: the poll from which
+    """``volume``: requests/s of the stable side, to which the canary's tenth of all comes; ``base``: the stable rate of errors; ``bad``: the canary's; ``since``: the poll from which
     it is bad; ``bursts``: the part of the polls in which one server of ten, which may be the canary, has 30 % errors."""
 
     volume: float
@@ -54,7 +54,7 @@ class Case:
             if self.ramp:
                 base = 0.0005 + (0.02 - 0.0005) * poll / (POLLS - 1)
                 share = (0.01, 0.05, 0.1, 0.25, 0.5)[poll * 5 // POLLS]
-            requests = int(random.poisson(self.volume * SECONDS))
+            requests = int(random.poisson(self.volume * SECONDS / (1 - SHARE)))
             canary = int(random.binomial(requests, share))
             rate = self.bad if self.bad is not None and poll >= self.since else base
             bad, stable_bad = random.binomial(canary, rate), random.binomial(requests - canary, base)
@@ -179,7 +179,7 @@ def test_a_canary_that_equals_the_stable_side_is_taken_back_in_at_most_one_of_20
     every: dict[str, list[int]] = {}
     for volume in (10, 100, 1000):
         for base in (0.0001, 0.001, 0.01):
-            found = judged(Case(volume, base), 60)
+            found = judged(Case(volume, base), 30)
             told(f"equal, {volume} requests/s, {100 * base:g} % errors", found)
             for name, polls in found.items():
                 every.setdefault(name, []).extend(polls)
@@ -190,14 +190,14 @@ def test_a_canary_that_equals_the_stable_side_is_taken_back_in_at_most_one_of_20
 def test_bursts_of_one_server_are_taken_for_a_bad_canary_in_at_most_one_of_100_runs() -> None:
     every: dict[str, list[int]] = {}
     for volume in (100, 1000):
-        for name, polls in judged(Case(volume, 0.001, bursts=0.02), 150).items():
+        for name, polls in judged(Case(volume, 0.001, bursts=0.02), 60).items():
             every.setdefault(name, []).extend(polls)
     told("one server of ten bursts", every)
     assert part(every["ours"]) <= 0.01
 
 
 def test_a_rate_that_drifts_while_the_share_grows_is_no_difference() -> None:
-    found = judged(Case(100, 0.0005, ramp=True), 200)
+    found = judged(Case(100, 0.0005, ramp=True), 100)
     told("ramp 1-5-10-25-50 % while errors drift from 0.05 to 2 %", found)
     assert part(found["ours"]) <= 0.005
 
@@ -205,21 +205,21 @@ def test_a_rate_that_drifts_while_the_share_grows_is_no_difference() -> None:
 @pytest.mark.parametrize("bad", [0.5, 1.0])
 @pytest.mark.parametrize("volume", [10, 100, 1000])
 def test_a_canary_that_is_mostly_broken_is_found_in_40_seconds_always(volume: int, bad: float) -> None:
-    found = judged(Case(volume, 0.001, bad=bad), 60)
+    found = judged(Case(volume, 0.001, bad=bad), 30)
     told(f"{100 * bad:g} % errors, {volume} requests/s", found)
     assert all(found["ours"])
     assert SECONDS * max(found["ours"]) <= 40
 
 
 def test_a_canary_that_is_20_times_worse_is_found_in_a_minute() -> None:
-    found = judged(Case(100, 0.001, bad=0.02), 80)
+    found = judged(Case(100, 0.001, bad=0.02), 50)
     told("20 times worse than 0.1 %, 100 requests/s", found)
     assert all(found["ours"])
     assert SECONDS * statistics.median(found["ours"]) <= 60
 
 
 def test_a_canary_that_is_5_times_worse_is_found_in_8_minutes_and_with_a_sharper_tolerance_in_5() -> None:
-    found = judged(Case(100, 0.001, bad=0.005), 80)
+    found = judged(Case(100, 0.001, bad=0.005), 120)
     told("5 times worse than 0.1 %, 100 requests/s", found)
     assert SECONDS * statistics.median(poll or POLLS for poll in found["ours"]) <= 480
     assert SECONDS * statistics.median(poll or POLLS for poll in found["sharper"]) <= 300
@@ -227,7 +227,7 @@ def test_a_canary_that_is_5_times_worse_is_found_in_8_minutes_and_with_a_sharper
 
 def test_a_canary_that_breaks_after_15_good_minutes_is_found_in_a_minute() -> None:
     for volume in (100, 1000):
-        found = judged(Case(volume, 0.001, bad=0.5, since=90), 60)
+        found = judged(Case(volume, 0.001, bad=0.5, since=90), 30)
         told(f"50 % errors after 15 minutes, {volume} requests/s", found, since=90)
         assert all(poll > 90 and SECONDS * (poll - 90) <= 60 for poll in found["ours"])
 
@@ -262,7 +262,7 @@ def test_a_canary_of_twice_the_latency_is_found(volume: float, limit: int) -> No
 
 
 def test_equal_latencies_are_taken_back_in_at_most_one_of_100_runs() -> None:
-    tasks = [(10.0, 1.0, seed) for seed in range(100)] + [(100.0, 1.0, seed) for seed in range(16)]
+    tasks = [(10.0, 1.0, seed) for seed in range(100)] + [(100.0, 1.0, seed) for seed in range(6)]
     with ProcessPoolExecutor(2) as pool:
         found = {"ours": list(pool.map(_slow, tasks))}
     told("equal latencies", found)

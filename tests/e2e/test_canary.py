@@ -108,6 +108,7 @@ def test_a_canary_that_waits_can_be_taken_back(canary: Rollouts) -> None:
     assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
 
 
+@pytest.mark.long
 def test_too_little_traffic_for_a_pass_holds_with_the_requests_that_are_missing(canary: Rollouts) -> None:
     canary.load(rate=5.0)
     analysis = {"interval": 0.3, "min_requests": 5}

@@ -123,6 +123,7 @@ def test_nothing_is_left_of_a_lease_and_a_guard_when_a_rollout_has_ended(blue_gr
     poll(lambda: not processes(blue_green), "the guards end", 10)
 
 
+@pytest.mark.long
 def test_a_rollout_at_work_is_taken_over_only_with_a_reason(blue_green: Rollouts) -> None:
     running = in_the_bake(blue_green)
     refused = blue_green.rollback().expect(2, "refused")

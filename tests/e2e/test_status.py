@@ -78,6 +78,7 @@ def test_a_promoted_release_is_healthy_until_somebody_takes_a_host_out(rolling: 
     assert "web2 of shop should carry traffic and is in maint on lb1, lb2" in result.message
 
 
+@pytest.mark.long
 def test_a_rollout_that_went_back_by_itself_is_healthy(start_rollouts: t.Callable[..., Rollouts]) -> None:
     shop = start_rollouts(apps=4, hosts={"web1": {"fleet_behaviours": {"2.0.0": {"behaviour": "unhealthy"}}}})
     steps = [{"deploy": "web1"}, {"probe": "web1"}, {"admit": "web1"}]
