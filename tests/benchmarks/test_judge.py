@@ -37,8 +37,12 @@ Random = np.random.Generator
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """``volume``: requests/s of the stable side, to which the canary's tenth of all comes; ``base``: the stable rate of errors; ``bad``: the canary's; ``since``: the poll from which
-    it is bad; ``bursts``: the part of the polls in which one server of ten, which may be the canary, has 30 % errors."""
+    """What both sides do.
+
+    ``volume``: requests/s of the stable side, to which the canary's tenth of all comes. ``base``: the stable rate of errors, ``bad`` the
+    canary's, ``since`` the poll from which it is bad. ``bursts``: the part of the polls in which one server of ten, which may be the
+    canary, has 30 % errors. ``ramp``: the share grows, and errors drift on both sides.
+    """
 
     volume: float
     base: float
