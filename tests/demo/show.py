@@ -37,7 +37,8 @@ NICE = 5
 TRACKS = {**{f"web{n}": "blue" for n in (1, 2, 3)}, **{f"web{n}": "green" for n in (4, 5, 6)}}
 # What suits minutes of a demo; a rollout of one's own takes the defaults.
 SETTINGS: dict[str, t.Any] = {
-    "canary_step_for": 10,
+    "canary_steps": [10, 40],
+    "canary_step_for": 8,
     "canary_step_max": 60,
     "canary_batches": 3,
     "canary_max_unavailable": 3,
