@@ -34,10 +34,7 @@ class Record:
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Record:
         """Raises KeyError, TypeError and ValueError for what is no record."""
-        fail = tuple(float(value) for value in data["fail"])
-        if len(fail) != len(BETS) or not all(math.isfinite(value) for value in fail):
-            raise ValueError("its numbers are not as many as they should be")
-        return cls(fail, int(data["waiting"]))
+        return cls(_evidence.read(data["fail"], len(BETS)), int(data["waiting"]))
 
 
 def taken(

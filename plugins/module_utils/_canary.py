@@ -102,7 +102,6 @@ def canary_in_place(
     capacity: t.Mapping[str, float],
     hosts: t.Any,
     ramp: Ramp,
-    spread: bool = False,
 ) -> tuple[Step, ...]:
     """The steps for a fleet of one group.
 
@@ -135,7 +134,7 @@ def canary_in_place(
         member.key for member in members if member in canary or (member in waiting and capacity[member.key] > 0)
     )
     steps.append(Step("admit", carrying))
-    for batch in batched(waiting, ramp.batches, ramp.most, spread, VARIABLES) if waiting else ():
+    for batch in batched(waiting, ramp.batches, ramp.most, False, VARIABLES) if waiting else ():
         steps += [*released(_keys(batch)), *_watched(_keys(batch), ramp)]
     return tuple(steps)
 

@@ -68,10 +68,8 @@ class Record:
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Record:
         """Raises KeyError, TypeError and ValueError for what is no record."""
-        fail, good, total = data["fail"], data["pass"], data["total"]
-        if (len(fail), len(good), len(total)) != (len(FAIL_GRID), len(PASS_GRID), len(Counts())):
-            raise ValueError("its numbers are not as many as they should be")
-        return cls(_numbers(fail), _numbers(good), Counts(*(int(count) for count in total)))
+        fail, good = _evidence.read(data["fail"], len(FAIL_GRID)), _evidence.read(data["pass"], len(PASS_GRID))
+        return cls(fail, good, Counts(*(int(count) for count in data["total"])))
 
     def enough(self, min_requests: int) -> bool:
         return self.total.canary >= min_requests or self.total.canary_bad >= ENOUGH_ERRORS
@@ -135,10 +133,3 @@ def _factors(canary: float, stable: float, rho: float, g: float) -> tuple[float,
     less = rho * (1 - g) * canary / (rho * g * canary + stable)
     log_b = math.log1p(less)
     return math.log(g) + log_b, log_b, g * (1 + less)
-
-
-def _numbers(values: t.Iterable[t.Any]) -> tuple[float | None, ...]:
-    found = tuple(None if value is None else float(value) for value in values)
-    if not all(value is None or math.isfinite(value) for value in found):
-        raise ValueError("it holds what is no number")
-    return found

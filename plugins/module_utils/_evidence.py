@@ -76,6 +76,14 @@ def _multiplied(log: float | None, increment: float) -> float | None:
     return None if log is None else rounded(log + increment)
 
 
+def read(values: t.Sequence[t.Any], count: int) -> tuple[float | None, ...]:
+    """Logarithms out of plain data. Raises ValueError where they are not so many, or no numbers."""
+    found = tuple(None if value is None else float(value) for value in values)
+    if len(found) != count or not all(value is None or math.isfinite(value) for value in found):
+        raise ValueError("it holds what is no number, or not as many as it should")
+    return found
+
+
 def rounded(log: float) -> float:
     """A logarithm, rounded down."""
     return max(_LEAST, math.floor(log * _STEP) / _STEP)

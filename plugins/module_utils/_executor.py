@@ -230,6 +230,11 @@ def _apply(states: dict[str, dict[str, ServerState]], told: t.Mapping[str, t.Seq
             states[backend][one["name"]].update({name: one[name] for name in ("weight", "state") if name in one})
 
 
+def is_in(state: t.Mapping[str, t.Any]) -> bool:
+    """Whether a server that is told so takes new requests; one whose weight is its agent's does."""
+    return bool(state["state"] == "ready" and state["weight"] != 0)
+
+
 def in_rotation(server: ServerState) -> ServerState:
     """A found server as it is when it carries: with its own weight, or with whatever its agent makes of it."""
     return {"weight": None if server["agent"] else server["base"], "state": "ready"}
@@ -453,7 +458,7 @@ def grant(settings: Settings, kind: str) -> dict[str, t.Any]:
 
 def meant_to_carry(lb: LoadBalancer, backend: str, before: t.Mapping[str, ServerState]) -> set[str]:
     """The servers of a backend that are its capacity: those that carried as it was found, or do ``before`` a step."""
-    brought_in = {name for name, state in before.items() if state["state"] == "ready" and state["weight"] != 0}
+    brought_in = {name for name, state in before.items() if is_in(state)}
     return {name for name, server in lb.found[backend].items() if carries(server) or name in brought_in}
 
 
@@ -633,6 +638,11 @@ def _is_of_canary(run: Run, step: Step) -> bool:
     """Whether it is for the judge to say what errors are too many, in this step or in the next one."""
     if step.kind == "traffic":
         return run.plan.strategy == "canary"
+    return _judges(step)
+
+
+def _judges(step: Step) -> bool:
+    """Whether its members are a canary that is judged: in a step for that, and while a canary waits."""
     return bool(step.options.get("judged")) or (step.kind == "pause" and bool(step.members))
 
 
@@ -644,11 +654,11 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     due = {key for each in run.plan.steps for key in each.members if each.kind == "deploy"}
     # What runs the release already, and so is not deployed, is no yardstick for it.
     same = {key for key, release in run.previous.items() if release == run.plan.release} - due
-    named = set(step.members) if step.options.get("judged") or step.kind == "pause" else set()
+    named = set(step.members) if _judges(step) else set()
     sides: dict[str, list[list[str]]] = {"canary": [], "stable": []}
     for member in run.plan.members:
         for backend, name in member.servers.items():
-            if not carries({"agent": False, "weight": 1, **_without_none(expected[backend][name])}):
+            if not is_in(expected[backend][name]):
                 continue
             if member.key in (named or deployed):
                 sides["canary"].append([backend, name])

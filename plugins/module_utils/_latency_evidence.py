@@ -77,7 +77,7 @@ class Record:
         if len(data["quantiles"]) != len(QUANTILES) or len(counts) > _HIGHEST - _LOWEST + 1:
             raise ValueError("its numbers are not as many as they should be")
         quantiles = tuple(
-            Quantile(_numbers(fail), _numbers(good), int(slow), int(known))
+            Quantile(_evidence.read(fail, len(SHIFTS)), _evidence.read(good, len(SHIFTS)), int(slow), int(known))
             for fail, good, slow, known in data["quantiles"]
         )
         return cls(
@@ -223,10 +223,3 @@ def _count(value: t.Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{quoted(value)} cannot be how many requests took so long")
     return min(value, 10**12)
-
-
-def _numbers(values: t.Sequence[t.Any]) -> tuple[float | None, ...]:
-    found = tuple(None if value is None else float(value) for value in values)
-    if len(found) != len(SHIFTS) or not all(value is None or math.isfinite(value) for value in found):
-        raise ValueError("it holds what is no number, or too few of them")
-    return found

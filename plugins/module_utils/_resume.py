@@ -14,6 +14,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     LoadBalancer,
     Run,
     expected_at,
+    is_in,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries, servers_of
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Plan
@@ -128,17 +129,13 @@ def _differences(run: Run, lb: LoadBalancer, reading: t.Mapping[str, t.Any], *st
 
 
 def _is_as(server: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]) -> bool:
-    is_in = carries({**server, "state": server["own_state"]})
-    weighs = not is_in or wanted["weight"] in (None, server["weight"])
-    return weighs and is_in == _is_in(wanted)
-
-
-def _is_in(wanted: t.Mapping[str, t.Any]) -> bool:
-    return bool(wanted["state"] == "ready" and wanted["weight"] != 0)
+    is_now = carries({**server, "state": server["own_state"]})
+    weighs = not is_now or wanted["weight"] in (None, server["weight"])
+    return weighs and is_now == is_in(wanted)
 
 
 def _words(wanted: t.Mapping[str, t.Any]) -> str:
-    if not _is_in(wanted):
+    if not is_in(wanted):
         return "out of rotation"
     return "ready" if wanted["weight"] is None else f"ready with weight {wanted['weight']}"
 

@@ -25,6 +25,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     Run,
     end_state,
     expected_at,
+    is_in,
     shifts,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, carries
@@ -183,7 +184,7 @@ class _View:
             return {}
         carried = {m.servers.get(self.backend) for m in self.run.plan.members if m.key in self.recovery.carried}
         states = expected_at(self.run, lb, -1)[self.backend]
-        return {name: state for name, state in states.items() if _carries(state) or name not in carried}
+        return {name: state for name, state in states.items() if is_in(state) or name not in carried}
 
     def moving(self) -> set[str]:
         """The servers that the step at hand changes: while it does, they may be anything."""
@@ -270,7 +271,7 @@ def _makes_sense(view: _View) -> bool:
     try:
         for name in view.rollouts:
             for state in view.wanted(name).values():
-                _carries(state)
+                is_in(state)
         view.moving()
         for event in (view.leading or {"events": ()})["events"]:
             _words_of(event, view.run)
@@ -304,10 +305,6 @@ def _left_as_safe(record: t.Mapping[str, t.Any], rollout: t.Mapping[str, t.Any])
     if (record.get("lock") or {}).get("abandoned"):
         return True
     return rollout["outcome"] == "paused" and _goes_back(rollout)
-
-
-def _carries(wanted: t.Mapping[str, t.Any]) -> bool:
-    return bool(wanted["state"] == "ready" and (wanted["weight"] is None or wanted["weight"] > 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -632,9 +629,9 @@ def _wrong(one: t.Mapping[str, t.Any]) -> tuple[str, str] | None:
     wanted, carrying = one["wanted"], one["in_rotation"]
     if one["backup"]:
         return None
-    if wanted is not None and _carries(wanted) and not carrying:
+    if wanted is not None and is_in(wanted) and not carrying:
         return f"should carry traffic and is in {_stand(one)}", ADMIT
-    if wanted is not None and not _carries(wanted) and carrying:
+    if wanted is not None and not is_in(wanted) and carrying:
         return f"carries traffic, and should be in {_stand(wanted)}", DRAIN
     if carrying and one["health"] == "down":
         seen = ", ".join(_plain(one[name]) for name in ("status", "last_check") if one[name])

@@ -50,13 +50,19 @@ def _blue_green_steps(
     force: bool,
 ) -> tuple[tuple[Step, ...], str]:
     strategy = targets.control["strategy"]
-    live_name = live_colour(members, answers, strategy.get("live"))
-    live = [member for member in members if member.track == live_name]
-    idle = [member for member in members if member.track != live_name]
+    live, idle = _colours(members, answers, strategy)
     if not force and _is_settled(live, members, answers) and _all_run(live, recorded, targets.release):
-        return (), f"{live_name} is live and runs {targets.release} already"
+        return (), f"{live[0].track} is live and runs {targets.release} already"
     steps = blue_green(live, idle, duration(strategy.get("bake", 300)))
-    return steps, f"{live_name} is live; release {targets.release} goes to {idle[0].track}"
+    return steps, f"{live[0].track} is live; release {targets.release} goes to {idle[0].track}"
+
+
+def _colours(
+    members: t.Sequence[Member], answers: t.Mapping[str, Reading], strategy: t.Mapping[str, t.Any]
+) -> tuple[list[Member], list[Member]]:
+    """The members of the live colour, and those of the idle one."""
+    live = live_colour(members, answers, strategy.get("live"), f"{strategy['name']}_live")
+    return [one for one in members if one.track == live], [one for one in members if one.track != live]
 
 
 def _canary_steps(
@@ -68,18 +74,15 @@ def _canary_steps(
 ) -> tuple[tuple[Step, ...], str]:
     strategy, ramp = targets.control["strategy"], ramp_of(targets.control["strategy"])
     if any(member.track for member in members):
-        live_name = live_colour(members, answers, strategy.get("live"))
-        live = [member for member in members if member.track == live_name]
-        idle = [member for member in members if member.track != live_name]
+        live, idle = _colours(members, answers, strategy)
         if not force and _is_settled(live, members, answers) and _all_run(live, recorded, targets.release):
-            return (), f"{live_name} is live and runs {targets.release} already"
-        words = f"{live_name} is live; release {targets.release} goes to {idle[0].track}, share by share"
+            return (), f"{live[0].track} is live and runs {targets.release} already"
+        words = f"{live[0].track} is live; release {targets.release} goes to {idle[0].track}, share by share"
         return canary_side_by_side(live, idle, ramp), words
     due = _due(members, answers, recorded, targets.release, force)
     if not due:
         return (), f"every host runs {targets.release} already"
-    spread = bool(strategy.get("spread_by"))
-    steps = canary_in_place(members, due, part_of_traffic(members, answers), strategy.get("hosts", 1), ramp, spread)
+    steps = canary_in_place(members, due, part_of_traffic(members, answers), strategy.get("hosts", 1), ramp)
     return steps, f"release {targets.release} goes to a canary, and then to {len(due)} of {len(members)} hosts"
 
 
@@ -105,8 +108,10 @@ def _is_settled(live: t.Sequence[Member], members: t.Sequence[Member], answers: 
     return _fleet.in_rotation(members, answers) == keys and _all_in_rotation(live, answers)
 
 
-def live_colour(members: t.Sequence[Member], answers: t.Mapping[str, Reading], adopted: t.Any) -> str:
-    """The colour that carries, the same on every load balancer; ``adopted`` (blue_green_live) settles what is unclear."""
+def live_colour(
+    members: t.Sequence[Member], answers: t.Mapping[str, Reading], adopted: t.Any, variable: str = "blue_green_live"
+) -> str:
+    """The colour that carries, the same on every load balancer; ``adopted`` (from ``variable``) settles what is unclear."""
     colours = list(dict.fromkeys(member.track for member in members))
     without = [member.host for member in members if not member.track]
     if without:
@@ -117,16 +122,16 @@ def live_colour(members: t.Sequence[Member], answers: t.Mapping[str, Reading], a
         other = "green" if colours[0] == "blue" else "blue"
         raise Refused(f"no host is {other}: the other colour is empty; set rollout_track of some hosts to {other}")
     if len(colours) != 2:
-        raise Refused(f"there are {len(colours)} colours ({', '.join(colours)}); blue-green has two")
+        raise Refused(f"there are {len(colours)} colours ({', '.join(colours)}); there must be two")
     if adopted:
         if adopted not in colours:
-            raise Refused(f"blue_green_live is {adopted!r}; the colours of the fleet are {' and '.join(colours)}")
+            raise Refused(f"{variable} is {adopted!r}; the colours of the fleet are {' and '.join(colours)}")
         return str(adopted)
     live = _fleet.live_tracks(members, answers)
     told = {lb: sorted(tracks) for lb, tracks in live.items()}
     first_lb, first = next(iter(told.items()))
     odd = [lb for lb, tracks in told.items() if tracks != first]
-    how = "say which one with blue_green_live: blue or green"
+    how = f"say which one with {variable}: blue or green"
     if odd:
         raise Refused(
             f"the load balancers disagree on the live colour: {first_lb} sends traffic to {' and '.join(first) or 'neither'}, "

@@ -161,7 +161,7 @@ def test_a_server_that_could_never_carry_is_refused():
             {host: {"track": colour} for host, colour in zip(OWN, ["blue", "green", "red"])},
             (),
             None,
-            "there are 3 colours (blue, green, red); blue-green has two",
+            "there are 3 colours (blue, green, red); there must be two",
         ),
         (COLOURS, (), "red", "blue_green_live is 'red'; the colours of the fleet are blue and green"),
         (
