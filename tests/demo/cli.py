@@ -48,7 +48,7 @@ def parse(arguments: t.Sequence[str]) -> list[Act]:
     """The releases to roll out, in their order. Raises UsageError."""
     parser = _Parser(
         prog="./demo",
-        description="Release on a fleet of this machine, two load balancers and six app hosts, under 600 requests/s.",
+        description="Release on a fleet of this machine, two load balancers and six app hosts, under up to 600 requests/s.",
         epilog="Without options a good release is rolled out, then a bad one.",
         allow_abbrev=False,
     )

@@ -32,7 +32,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 RUN_SECONDS = 400.0
 LOOK_SECONDS = 0.4
 FIGURES_SECONDS = 5.0
-RATE = 300.0
+RATE = 300.0  # requests/s to each load balancer, where the machine can
+REST_SECONDS = 3.0
 NICE = 5
 TRACKS = {**{f"web{n}": "blue" for n in (1, 2, 3)}, **{f"web{n}": "green" for n in (4, 5, 6)}}
 # What suits minutes of a demo; a rollout of one's own takes the defaults.
@@ -214,6 +215,23 @@ def _words(outcome: str | None) -> str:
     return (outcome or "no outcome").replace("_", " ")
 
 
+def affordable_rate(fleet: Fleet) -> float:
+    """The rate, to each load balancer, that leaves the processors to Ansible.
+
+    A load that falls behind tells of the machine, and nothing of a rollout.
+    """
+    with Load(fleet, Profile(rate=RATE)):
+        before = _processors()
+        time.sleep(REST_SECONDS)
+        busy = view.busy(before, _processors())
+    return view.affordable(RATE, busy)
+
+
+def _processors() -> list[int]:
+    """What the processors did since the machine started, as /proc/stat counts it."""
+    return [int(number) for number in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+
+
 def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
     """Do all of it; return the exit code. Raises FleetError."""
     tracks = TRACKS if any(act.strategy == "blue_green" for act in acts) else {}
@@ -225,8 +243,9 @@ def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
         print(
             f"the fleet runs on 127.{fleet.layout.number}.0.0/24: lb1 and lb2 in front of {view.short(fleet.app_hosts)}"
         )
-        with Load(fleet, Profile(rate=RATE)) as load:
-            print(f"the load runs: {2 * RATE:.0f} requests/s, and none is repeated")
+        rate = affordable_rate(fleet)
+        with Load(fleet, Profile(rate=rate)) as load:
+            print(f"the load runs: {2 * rate:.0f} requests/s, and none is repeated")
             scene = Scene(fleet, load)
             for act in acts:
                 outcomes.append(perform(act, scene, fleet, workspace))

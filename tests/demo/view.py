@@ -119,3 +119,22 @@ def harm(release: str, outcomes: t.Sequence[tuple[float, Outcome]]) -> str:
     last = max(due for due, outcome in outcomes if outcome.release == release)
     count = f"{len(harmed)} request{'' if len(harmed) == 1 else 's'}"
     return f"release {release} harmed {count}; {last - min(harmed):.1f} s after the first one it got no more"
+
+
+# The part of the processors that the load, the load balancers and the apps may take; and the least load that shows anything.
+SHARE = 0.35
+LEAST_RATE = 30.0
+_IDLE = slice(3, 5)  # idle and waiting for disks, of the numbers of /proc/stat
+
+
+def busy(before: t.Sequence[int], after: t.Sequence[int]) -> float:
+    """The part of the time, from 0 to 1, in which the processors were busy between two readings of /proc/stat."""
+    spent = [late - early for early, late in zip(before, after)]
+    return 1 - sum(spent[_IDLE]) / sum(spent) if sum(spent) > 0 else 1.0
+
+
+def affordable(rate: float, busy_part: float) -> float:
+    """The rate that keeps the processors no busier than SHARE, where ``rate`` made them so busy; in tens."""
+    if busy_part <= SHARE:
+        return rate
+    return max(LEAST_RATE, 10 * int(rate * SHARE / busy_part / 10))

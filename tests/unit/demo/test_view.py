@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from demo.view import Sight, Traffic, carrying, figures, harm, places, short
+from demo.view import LEAST_RATE, Sight, Traffic, affordable, busy, carrying, figures, harm, places, short
 from local_fleet.tally import HARMED, LOST, OK, Outcome, Record
 
 RELEASES = {"web1": "1.0.0", "web2": "1.0.0", "web3": "2.0.0", "web4": None}
@@ -84,3 +84,16 @@ def test_what_a_release_harmed_is_told_with_how_long_it_went_on() -> None:
     others = [(15.5, outcome(OK, "2.1.0")), (20.0, outcome(OK, "1.0.0")), (21.0, outcome(HARMED, "1.0.0"))]
     assert harm("2.1.0", [*bad, *others]) == "release 2.1.0 harmed 2 requests; 3.5 s after the first one it got no more"
     assert harm("2.0.0", [*bad, *others]) == "release 2.0.0 harmed no request"
+
+
+def test_a_load_that_leaves_too_little_of_the_machine_is_made_smaller() -> None:
+    assert affordable(300.0, 0.2) == 300.0
+    assert affordable(300.0, 0.7) == 150.0
+    assert affordable(300.0, 1.0) == 100.0
+    assert affordable(50.0, 1.0) == LEAST_RATE
+
+
+def test_processors_are_busy_when_they_neither_idle_nor_wait_for_disks() -> None:
+    # user, nice, system, idle, iowait, irq, softirq
+    assert busy([0] * 7, [20, 5, 5, 60, 10, 0, 0]) == 0.3
+    assert busy([5] * 7, [5] * 7) == 1.0
