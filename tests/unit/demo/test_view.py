@@ -95,5 +95,5 @@ def test_a_load_that_leaves_too_little_of_the_machine_is_made_smaller() -> None:
 
 def test_processors_are_busy_when_they_neither_idle_nor_wait_for_disks() -> None:
     # user, nice, system, idle, iowait, irq, softirq
-    assert busy([0] * 7, [20, 5, 5, 60, 10, 0, 0]) == 0.3
+    assert busy([0] * 7, [20, 5, 5, 60, 10, 0, 0]) == pytest.approx(0.3)
     assert busy([5] * 7, [5] * 7) == 1.0
