@@ -6,18 +6,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _judge
 from ansible_collections.steady.rollout.plugins.module_utils._duration import spelled
-from ansible_collections.steady.rollout.plugins.module_utils._error_evidence import Counts
+from ansible_collections.steady.rollout.plugins.module_utils._error_evidence import Counts, Tolerance
 from ansible_collections.steady.rollout.plugins.module_utils._judge import ERRORS, Averages, Poll
 from ansible_collections.steady.rollout.plugins.module_utils._judge_input import settings_of
 
 # By load balancer, its servers as a poll tells them.
 Servers = t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
 Sides = t.Mapping[str, t.Collection[t.Sequence[str]]]
+
+
+# The past is another time, in which less or more may have failed for reasons of its own: (times the ratio, times the delta).
+PAST_TOLERANCE = (2.0, 10.0)
+
+
+class Past(t.NamedTuple):
+    """What carried before, where nothing carries beside: its counts are dealt out over the polls of a step, in equal parts, so that
+    each request is compared once. ``parts``: how many there are, ``dealt`` of them already."""
+
+    requests: int = 0
+    errors: int = 0
+    parts: int = 1
+    dealt: int = 0
+
+    def part(self) -> tuple[int, int]:
+        """(requests, errors) of the next one; nothing once all are dealt out."""
+        low, high = (min(self.parts, self.dealt + more) for more in (0, 1))
+        totals = (self.requests - self.errors, self.errors)
+        good, errors = (total * high // self.parts - total * low // self.parts for total in totals)
+        return good + errors, errors
+
+
+NO_PAST = Past()
 
 
 class Analysis(t.NamedTuple):
@@ -30,6 +55,13 @@ class Analysis(t.NamedTuple):
     good: float
     state: dict[str, t.Any]
     means: str
+    past: Past = NO_PAST
+
+
+def past_of(counts: t.Sequence[int], polls: int) -> Past:
+    """From what servers that carry no more have counted, as _watch tells it."""
+    requests, errors = _requests_and_errors(counts)
+    return Past(requests, min(errors, requests), max(1, polls))
 
 
 def analyse(
@@ -37,12 +69,18 @@ def analyse(
     known: t.Mapping[str, t.Any],
     grown: t.Mapping[str, t.Sequence[int]],
     servers: Servers,
+    past: Past = NO_PAST,
 ) -> Analysis:
     """One more poll. ``judge``: as a step tells it; ``known``: the state after the poll before; ``grown``: as _watch tells it."""
     settings = settings_of(judge["options"])
+    stable = _requests_and_errors(grown["stable"])
+    if judge["past"]:
+        settings = _against_the_past(settings)
+        if any(grown["canary"]):
+            stable, past = past.part(), past._replace(dealt=past.dealt + 1)
     state = _judge.State.from_dict(known) if known else _judge.begin(settings, averages=True)
     averages = _averages(judge["sides"], servers)
-    counts = Counts(*_requests_and_errors(grown["canary"]), *_requests_and_errors(grown["stable"]))
+    counts = Counts(*_requests_and_errors(grown["canary"]), *stable)
     state = _judge.take(settings, state, Poll({ERRORS: counts}, averages=averages))
     evidence = _judge.evidence(settings, state)
     return Analysis(
@@ -53,7 +91,14 @@ def analyse(
         evidence["pass"],
         state.as_dict(),
         _means(averages),
+        past,
     )
+
+
+def _against_the_past(settings: _judge.Settings) -> _judge.Settings:
+    ratio, delta = settings.fails.ratio * PAST_TOLERANCE[0], settings.fails.delta * PAST_TOLERANCE[1]
+    wider = Tolerance(min(ratio, 1000.0), min(delta, settings.absolute_max))
+    return dataclasses.replace(settings, fails=wider, passes=wider, beside="what carried before")
 
 
 def at_end(
@@ -90,10 +135,12 @@ def line(
     requests = mine[0] + rest[0]
     seen = f"{100 * mine[0] / requests:.1f} %" if requests else "nothing"
     time = f"{spelled(round(left))} left" if left >= 0.5 else f"{spelled(round(elapsed))} so far"
+    past = analysis.past
+    other = _side(*_requests_and_errors(rest)) if not past.requests else f"before {_side(past.requests, past.errors)}"
     parts = [
         f"{watch['steps']}, {time}",
         f"{watch['name']} gets {seen} of the traffic, {watch['wanted_percent']:.1f} % wanted",
-        f"{watch['name']} {_side(mine)}, {watch['rest_name']} {_side(rest)}",
+        f"{watch['name']} {_side(*_requests_and_errors(mine))}, {watch['rest_name']} {other}",
         analysis.means,
         f"evidence for fail {100 * analysis.fail:.0f} %, for pass {100 * analysis.good:.0f} %",
     ]
@@ -106,8 +153,7 @@ def _requests_and_errors(grown: t.Sequence[int]) -> tuple[int, int]:
     return requests + connect, http_5xx + connect + response
 
 
-def _side(counts: t.Sequence[int]) -> str:
-    requests, errors = _requests_and_errors(counts)
+def _side(requests: int, errors: int) -> str:
     rate = f" ({_judge.percent(errors, requests)} %)" if requests else ""
     return f"{requests} requests, {errors} errors{rate}"
 

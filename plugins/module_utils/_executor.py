@@ -656,9 +656,12 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     same = {key for key, release in run.previous.items() if release == run.plan.release} - due
     named = set(step.members) if _judges(step) else set()
     sides: dict[str, list[list[str]]] = {"canary": [], "stable": []}
+    before: list[list[str]] = []
     for member in run.plan.members:
         for backend, name in member.servers.items():
             if not is_in(expected[backend][name]):
+                if member.key not in deployed:
+                    before.append([backend, name])
                 continue
             if member.key in (named or deployed):
                 sides["canary"].append([backend, name])
@@ -669,6 +672,8 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     judged = bool(step.options.get("judged")) and not glances
     return {
         "sides": sides,
+        # Where all traffic moved at once there is nothing beside the release, only what carried before it.
+        "past": [] if sides["stable"] or run.plan.strategy == "canary" else before,
         "options": {**run.settings.judge, "horizon": _horizon(run)},
         "judged": judged,
         "asks": judged and bool(step.options.get("asks")),

@@ -45,7 +45,8 @@ class Settings:
 
     ``alpha`` and ``beta``: how probable a wrong fail and a wrong pass may be (0-1). ``horizon``: polls that are expected at most.
     ``latency``: how many times as long the canary may take. ``absolute_max``: the part of the canary's requests (0-1) that may fail
-    where nothing is there to compare with. ``further``: other counts of bad answers, each with its own tolerance.
+    where nothing is there to compare with. ``further``: other counts of bad answers, each with its own tolerance. ``beside``: what
+    the canary is compared with, for messages.
     """
 
     fails: Tolerance = DEFAULT
@@ -57,6 +58,7 @@ class Settings:
     min_requests: int = 50
     absolute_max: float = 0.5
     further: t.Mapping[str, Tolerance] = field(default_factory=dict)
+    beside: str = "the stable servers"
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "absolute_max"):
@@ -206,7 +208,7 @@ def reason(settings: Settings, state: State) -> str:
     if state.failed:
         return state.failed
     total = state.counts[ERRORS].total
-    seen = _told(total)
+    seen = _told(settings, total)
     if state.quiet >= QUIET:
         return f"no_data: the canary got no requests in the last {state.quiet} polls; {seen}"
     if _both_broken(settings, total):
@@ -320,11 +322,11 @@ def _failure(settings: Settings, state: State) -> str:
     if errors.enough(settings.min_requests) and _evidence.reaches(state.absolute, settings.alpha):
         return (
             f"more than {settings.absolute_max:.0%} of the canary's requests fail while there is no stable traffic to compare with: "
-            f"{_told(errors.total)}"
+            f"{_told(settings, errors.total)}"
         )
     if not _evidence.reaches(_combined(settings, state), settings.alpha):
         return ""
-    seen = _told(errors.total)
+    seen = _told(settings, errors.total)
     strongest = max(
         ((name, log) for name, log in _kinds(settings, state) if log is not None), key=lambda kind: kind[1]
     )[0]
@@ -334,7 +336,7 @@ def _failure(settings: Settings, state: State) -> str:
         return (
             f"the canary's average times are more than {settings.latency:g} times those of the stable servers: {seen}"
         )
-    told = seen if strongest == ERRORS else f"{strongest}: {_told(state.counts[strongest].total)}"
+    told = seen if strongest == ERRORS else f"{strongest}: {_told(settings, state.counts[strongest].total)}"
     return f"the canary is worse than tolerated ({_tolerated(settings.tolerances(strongest)[0])}): {told}"
 
 
@@ -360,9 +362,10 @@ def _tolerated(tolerance: Tolerance) -> str:
     return f"up to {tolerance.ratio:g} times the stable rate and {100 * tolerance.delta:g} points more"
 
 
-def _told(total: Counts) -> str:
+def _told(settings: Settings, total: Counts) -> str:
     """The counts of both sides, with their rates."""
-    return f"{_side(total.canary, total.canary_bad)} of the canary failed, of the stable servers {_side(total.stable, total.stable_bad)}"
+    mine, other = _side(total.canary, total.canary_bad), _side(total.stable, total.stable_bad)
+    return f"{mine} of the canary failed, of {settings.beside} {other}"
 
 
 def _side(requests: int, bad: int) -> str:

@@ -76,11 +76,13 @@ def poll(
     decided, reason, line = verdict.verdict, verdict.reason, verdict.line
     if watch["of_share"] and decided != "fail":
         decided, reason, line = _judge_share(verdict, watch, settings, elapsed)
+    past = _analysis.NO_PAST
     analysed = (previous.get("analysis") or {}) if previous.get("rollout_id") == told["rollout_id"] else {}
     if judge:
         servers = _busy(seen, (known.get("state") or {}).get("lbs") or {})
-        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers)
-        analysed = analysis.state
+        past = _past(watch, seen, known)
+        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, past)
+        analysed, past = analysis.state, analysis.past
         decided, reason, line = _compared(watch, analysis, verdict, metrics, elapsed)
     if any(unanswered.values()) and decided != "fail" and elapsed < watch["longest"]:
         decided, reason = "going", ""  # what is silent may still answer
@@ -102,8 +104,19 @@ def poll(
         "state": verdict.state,
         "unanswered": unanswered,
         "analysis": analysed,
+        "past": list(past),
         "rollout_id": told["rollout_id"],
     }
+
+
+def _past(
+    watch: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Mapping[str, t.Any]], known: t.Mapping[str, t.Any]
+) -> _analysis.Past:
+    """What carried before, as the first poll of the step found it."""
+    if known.get("past"):
+        return _analysis.Past(*known["past"])
+    polls = int(-(-watch["seconds"] // watch["interval"]))
+    return _analysis.past_of(_watch.counted(seen, watch["judge"]["past"]), polls)
 
 
 def _busy(

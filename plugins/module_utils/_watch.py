@@ -214,6 +214,15 @@ def _problems(lb: str, key: Server, server: t.Mapping[str, t.Any], known: t.Mapp
 # Counters
 
 
+def counted(reading: t.Mapping[str, t.Any], places: t.Collection[t.Sequence[str]]) -> Counts:
+    """What servers have counted so far on all load balancers, since their counters began. ``reading``, ``places``: as for ``step``."""
+    wanted = {(str(pair[0]), str(pair[1])) for pair in places}
+    servers = [server for told in reading.values() for server in (told or {}).get("servers") or ()]
+    return _total(
+        _counts(_counters(server)) for server in servers if (str(server["backend"]), str(server["name"])) in wanted
+    )
+
+
 def _counters(server: t.Mapping[str, t.Any]) -> list[int | None]:
     """The counters of a server in the order of COUNTERS; None where it does not tell, as 5xx in TCP mode."""
     told = {"requests": server.get("requests"), **{kind: (server.get("errors") or {}).get(kind) for kind in ERRORS}}

@@ -63,6 +63,10 @@ def parse(arguments: t.Sequence[str]) -> list[Act]:
     if asked.fault and not asked.bad:
         raise UsageError("--fault says how a bad release is broken; give it with --bad.")
     strategy = asked.strategy or STRATEGIES[0]
+    if asked.fault == "slow" and strategy != "canary":
+        raise UsageError(
+            "--fault slow is found beside stable servers for some minutes; give it with --strategy canary."
+        )
     good = Act(strategy, GOOD_RELEASE, True)
     bad = Act(strategy, BAD_RELEASE, False, asked.fault or FAULTS[0])
     if asked.bad:

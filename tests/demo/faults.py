@@ -9,15 +9,17 @@ import dataclasses
 import typing as t
 
 LATE_SECONDS = 60
+APPS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """``behaviour`` of the app (tests/local_fleet/app.py), in words, and variables of the rollout."""
+    """``behaviour`` of the app (tests/local_fleet/app.py), in words, and variables of the rollout. ``apps``: hosts of the fleet."""
 
     words: str
     behaviour: t.Mapping[str, t.Any]
     variables: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
+    apps: int = APPS
 
 
 def fault(name: str, strategy: str) -> Fault:
@@ -32,8 +34,9 @@ def fault(name: str, strategy: str) -> Fault:
         "slow": Fault(
             "it takes twice as long",
             {"behaviour": "slow", "rate": 1.0, "delay_ms": 4.0},
-            # HAProxy tells means over 1024 requests of each server only: ten of them take their time.
-            {"canary_step_for": 240, "canary_steps": [15]},
+            # HAProxy tells means over 1024 requests of each server only, and ten of them take their time; less on fewer servers.
+            {"canary_step_for": 300, "canary_steps": [30]},
+            apps=3,
         ),
         "unhealthy": Fault("it never becomes healthy", {"behaviour": "unhealthy"}, {"rollout_healthy_deadline": 10}),
         "late": Fault(

@@ -29,7 +29,7 @@ from local_fleet.tally import classify
 from runner import processes
 
 HERE = pathlib.Path(__file__).resolve().parent
-RUN_SECONDS = 400.0
+RUN_SECONDS = 420.0
 LOOK_SECONDS = 0.4
 FIGURES_SECONDS = 5.0
 RATE = 300.0  # requests/s to each load balancer, where the machine can
@@ -236,7 +236,8 @@ def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
     """Do all of it; return the exit code. Raises FleetError."""
     tracks = TRACKS if any(act.strategy == "blue_green" for act in acts) else {}
     outcomes: list[str | None] = []
-    options = Options(release=cli.FIRST_RELEASE, tracks=tracks)
+    apps = min(faults.APPS if act.good else faults.fault(act.fault, act.strategy).apps for act in acts)
+    options = Options(apps=apps, release=cli.FIRST_RELEASE, tracks=tracks)
     with Fleet(options, directory=str(workspace / "fleet")) as fleet:
         for host in (host for host, track in tracks.items() if track == "green"):
             fleet.set_state(host, "drain")

@@ -190,11 +190,25 @@ def test_a_release_that_turns_bad_in_the_bake_is_swapped_back_by_itself(blue_gre
     assert (summary.lost, summary.harmed > 0) == (0, True), summary.examples
 
 
+def test_a_release_within_the_limit_that_fails_more_than_what_carried_before_is_swapped_back(
+    blue_green: Rollouts,
+) -> None:
+    load = blue_green.load(rate=150)
+    bad = {"2.0.0": {"behaviour": "errors", "rate": 0.04}}
+    analysis = {"interval": 0.5, "max_error_rate": 20, "min_requests": 100}
+    given = {"fleet_behaviours": bad, "rollout_analysis": analysis, "blue_green_bake": 30}
+    result = blue_green.blue_green("2.0.0", **given).expect(2, "rolled_back")
+    assert "of what carried before" in result.message
+    blue_green.expect_traffic("1.0.0", BLUE)
+    load.stop()
+    assert load.summary().lost == 0, load.summary().examples
+
+
 @pytest.mark.long
 def test_a_release_that_is_bad_sometimes_but_within_the_limit_is_promoted(blue_green: Rollouts) -> None:
     blue_green.load(rate=150)
     bad = {"2.0.0": {"behaviour": "errors", "rate": 0.01}}
-    analysis = {"interval": 0.3, "max_error_rate": 20, "min_requests": 100}
+    analysis = {"interval": 0.3, "max_error_rate": 20, "min_requests": 100, "tolerance": {"delta": 0.02}}
     blue_green.blue_green("2.0.0", fleet_behaviours=bad, rollout_analysis=analysis).expect(0, "promoted")
 
 

@@ -52,7 +52,7 @@ def _asked(config: pytest.Config) -> bool:
 def _find(every: bool) -> dict[str, list[Point]]:
     def of(strategy: Strategy) -> list[Point]:
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-            return points(calls(*reference(strategy, pathlib.Path(folder))), every)
+            return points(calls(*reference(strategy, pathlib.Path(folder))), every, strategy.everyday)
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(STRATEGIES, pool.map(of, STRATEGIES.values())))

@@ -17,7 +17,7 @@ import typing as t
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
 from ansible_collections.steady.rollout.plugins.module_utils._journal import parse
 
-from e2e.rollouts import COLOURS, RUN_SECONDS, Rollouts, Running, rest_green
+from e2e.rollouts import COARSE, COLOURS, RUN_SECONDS, Rollouts, Running, rest_green
 from faults.points import Point, Use
 from local_fleet.layout import LOAD_BALANCERS, Options
 from local_fleet.polling import poll
@@ -27,6 +27,7 @@ OLD, NEW, NEXT = "1.0.0", "2.0.0", "3.0.0"
 HOSTS = frozenset({"web1", "web2", "web3", "web4"})
 # Seconds. The second one is for a machine so slow that the first would run out between two acts.
 LEASES = (15.0, 60.0)
+PAUSES = 2  # how many leases a pause is trusted for
 LATER = 10.0  # seconds after a lease at which traffic is safe at the latest
 WATCH_SECONDS = 0.001
 ACT_SECONDS = 40.0  # that an act under way may take to its end
@@ -34,12 +35,16 @@ ACT_SECONDS = 40.0  # that an act under way may take to its end
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """A playbook, and the fleet that it releases to. ``carrying``: who carries before, and after the way back."""
+    """A playbook, and the fleet that it releases to. ``carrying``: who carries before, and after the way back.
+
+    ``everyday``: the kinds of record that a controller is killed at every day; None for all.
+    """
 
     name: str
     carrying: frozenset[str]
     options: t.Mapping[str, t.Any]
     variables: t.Mapping[str, t.Any]
+    everyday: frozenset[str] | None = None
 
     def fleet(self, folder: pathlib.Path) -> Rollouts:
         """Its fleet, not started."""
@@ -51,15 +56,58 @@ class Strategy:
 
     def start(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> Running:
         """Start a release; ``lease`` in seconds for every act."""
-        leases = {"rollout_lease_seconds": lease, "rollout_deploy_timeout": lease}
-        return shop.start(self.name, rollout_hosts="app", rollout_release=release, **leases, **variables)
+        return shop.start(self.name, rollout_hosts="app", rollout_release=release, **_leases(lease), **variables)
+
+    def runs(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> t.Iterator[Running]:
+        """Start a release, and promote it whenever it waits for that, until it has ended; each run is to be waited for."""
+        running = self.start(shop, release, lease, **variables)
+        yield running
+        while running.process.poll() is not None and running.result().outcome == "paused":
+            running = shop.start("promote", rollout_hosts="app", **_leases(lease))
+            yield running
+
+    def release(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> None:
+        """Release, and see that it is promoted."""
+        result = None
+        for running in self.runs(shop, release, lease, **variables):
+            result = running.result()
+        assert result is not None
+        result.expect(0, "promoted")
 
 
+def _leases(seconds: float) -> dict[str, float]:
+    # Between two runs a controller starts and looks at everything.
+    return {
+        "rollout_lease_seconds": seconds,
+        "rollout_deploy_timeout": seconds,
+        "rollout_pause_timeout": PAUSES * seconds,
+    }
+
+
+# A canary has every kind of record, so every day the others are killed where they move traffic in ways of their own.
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
-        Strategy("blue_green", frozenset({"web1", "web2"}), {"tracks": COLOURS}, {"blue_green_bake": 1}),
-        Strategy("rolling", HOSTS, {}, {"rolling_batches": 2}),
+        Strategy(
+            "canary",
+            HOSTS,
+            {},
+            {"rollout_analysis": COARSE, "canary_steps": [25, {"pause": {}}, 40], "canary_hosts": 1},
+        ),
+        Strategy(
+            "blue_green",
+            frozenset({"web1", "web2"}),
+            {"tracks": COLOURS},
+            {"blue_green_bake": 1},
+            everyday=frozenset({"intent traffic", "result traffic", "end promoted"}),
+        ),
+        Strategy(
+            "rolling",
+            HOSTS,
+            {},
+            {"rolling_batches": 2},
+            everyday=frozenset({"intent drain", "result admit"}),
+        ),
     )
 }
 
@@ -107,7 +155,7 @@ def reference(strategy: Strategy, folder: pathlib.Path) -> tuple[list[Use], dict
             return False
 
         shop.gate.at(note, lambda: None)
-        strategy.start(shop, NEW, 600).result().expect(0, "promoted")
+        strategy.release(shop, NEW, 600)
         return uses, {name: written(shop, name) for name in LOAD_BALANCERS}
 
 
@@ -160,7 +208,7 @@ class Killer:
             shop.gate.at(self._is_there, self._kill)
 
     def watch(self, running: Running) -> None:
-        """Wait for the point or, without it, for the end of the run."""
+        """Wait for the point or, without it, for the end of the run. May be called for one run after the other."""
         self._running = running
         self._ready.set()
         path, line = journal(self._shop, self._point.use.host), self._point.line
@@ -171,6 +219,7 @@ class Killer:
             return self.at is not None or running.process.poll() is not None
 
         poll(is_over, "the point, or the end of the run", RUN_SECONDS, interval=WATCH_SECONDS)
+        self._ready.clear()
         with self._kills:
             self.late |= self.at is None and guard_acted(self._shop)
 

@@ -71,20 +71,24 @@ def kill(
     strategy.rest(shop)
     load = shop.load(Terms(releases=[OLD, NEW, NEXT]))
     killer = Killer(shop, point)
-    running = strategy.start(shop, NEW, lease)
-    killer.watch(running)
+    output = ""
+    for running in strategy.runs(shop, NEW, lease):
+        killer.watch(running)
+        output += running.output
+        if killer.at is not None or killer.late:
+            break
     poll(lambda: not killer.is_busy(), "the act under way comes to its end", ACT_SECONDS)
     if killer.late:
         return None
-    assert killer.at is not None, f"the run ended before the point:\n{running.output}"
+    assert killer.at is not None, f"the run ended before the point:\n{output}"
     seconds, limit = safe_after(shop, strategy, killer.at)
     if "resume" in ways and may_go_on(shop):
-        strategy.start(shop, NEW, rollout_action="resume").result().expect(0, "promoted")
+        strategy.release(shop, NEW, rollout_action="resume")
         expect_promoted(shop, strategy)
     else:
         go_back(shop, strategy)
     if "next" in ways:
-        strategy.start(shop, NEXT).result().expect(0, "promoted")
+        strategy.release(shop, NEXT)
     load.stop()
     return seconds, limit, load.summary()
 
@@ -104,8 +108,8 @@ def safe_after(shop: Rollouts, strategy: Strategy, killed: float) -> tuple[float
 
 def may_go_on(shop: Rollouts) -> bool:
     """Whether anything had begun, and nothing had ended."""
-    records = [record["event"] for name in LOAD_BALANCERS for record in written(shop, name)]
-    return "begin" in records and "end" not in records
+    records = [record for name in LOAD_BALANCERS for record in written(shop, name)]
+    return bool(records) and all(record["event"] != "end" or record["outcome"] == "paused" for record in records)
 
 
 def expect_promoted(shop: Rollouts, strategy: Strategy) -> None:

@@ -20,6 +20,7 @@ PACKAGES = {
     "git": "git",
     "haproxy": "haproxy",
     "openssl": "openssl",
+    "prometheus": "prometheus",
     "shellcheck": "shellcheck",
     "wrk": "wrk",
 }

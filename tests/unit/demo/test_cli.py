@@ -42,6 +42,10 @@ def test_a_bad_release_should_be_rolled_back() -> None:
         (["--lb", "nginx_lua"], "--lb nginx_lua is not there yet; there is haproxy."),
         (["--strategy", "big_bang"], "--strategy big_bang is not known; there is canary, blue_green and rolling."),
         (["--bad", "--fault", "fire"], "--fault fire is not known; there is errors, crash, slow, unhealthy and late."),
+        (
+            ["--bad", "--fault", "slow", "--strategy", "rolling"],
+            "--fault slow is found beside stable servers for some minutes; give it with --strategy canary.",
+        ),
         (["--fault", "slow"], "--fault says how a bad release is broken; give it with --bad."),
         (["--worse"], "Unrecognized arguments: --worse; `./demo --help` shows what can be asked for."),
         (["--strategy"], "Argument --strategy: expected one argument; `./demo --help` shows what can be asked for."),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from faults.points import Point, Use, calls, points
+from faults.points import Point, Use, calls, kind, points
 
 BEGIN, INTENT = {"event": "begin"}, {"event": "intent", "kind": "deploy", "act": "shift"}
 RESULT, END = {**INTENT, "event": "result"}, {"event": "end"}
@@ -63,6 +63,22 @@ def test_moments_that_leave_the_same_behind_are_one_point() -> None:
     names = [point.name for point in points(MADE, every=True)]
     assert names[1] == "after begin on lb1 = before begin on lb2"
     assert len(names) == len(set(names)) == 2 + 2 * len(JOURNAL)
+
+
+def test_only_the_kinds_that_are_asked_for_have_points() -> None:
+    assert [name for name, _act, _line in named(points(MADE, every=False, kinds={"end"}))] == [
+        "before end on lb1",
+        "after end on lb1",
+    ]
+
+
+def test_what_ends_in_another_way_or_begins_again_is_of_a_kind_of_its_own() -> None:
+    told = [
+        kind({**END, "outcome": "paused"}),
+        kind({**END, "outcome": "promoted"}),
+        kind({**BEGIN, "resumed": {"at": 3}}),
+    ]
+    assert told == ["end paused", "end promoted", "begin again"]
 
 
 def test_a_point_survives_json() -> None:

@@ -8,12 +8,22 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils._analysis import Analysis, analyse, at_end, line
+from ansible_collections.steady.rollout.plugins.module_utils._analysis import (
+    PAST_TOLERANCE,
+    Analysis,
+    Past,
+    analyse,
+    at_end,
+    line,
+    past_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulated_rollout import JUDGE
 
 SIDES = {"canary": [["shop", "web1"]], "stable": [["shop", "web2"], ["shop", "web3"]]}
-TOLD = {"sides": SIDES, "options": {**JUDGE, "horizon": 180}, "judged": True, "asks": True, "state": {}}
+TOLD = {"sides": SIDES, "past": [], "options": {**JUDGE, "horizon": 180}, "judged": True, "asks": True, "state": {}}
 GOOD = {"canary": [100, 0, 0, 0], "stable": [900, 0, 0, 0]}
 
 
@@ -96,3 +106,54 @@ def test_a_line_tells_all_that_a_person_wants_to_know() -> None:
         "step 5 of 12, 3m30s left; canary gets 10.7 % of the traffic, 10.0 % wanted; canary 121 requests, 2 errors (1.7 %), stable 1000 "
         "requests, 0 errors (0 %); mean times 12 and 11 ms; evidence for fail 3 %, for pass 40 %"
     )
+
+
+# --- What carried before
+
+
+def after(past: Past, *grown: t.Sequence[int]) -> Analysis:
+    """The analysis of a release that got all traffic at once, after some polls."""
+    told = {**TOLD, "past": [["shop", "web2"]], "judged": False, "asks": False}
+    known: dict[str, t.Any] = {}
+    for counts in grown:
+        analysis = analyse(told, known, {"canary": counts, "stable": [0, 0, 0, 0]}, {}, past)
+        known, past = json.loads(json.dumps(analysis.state)), Past(*json.loads(json.dumps(analysis.past)))
+    return analysis
+
+
+def test_a_release_that_fails_more_than_what_carried_before_fails() -> None:
+    analysis = after(Past(100_000, 100, 10), *[[1000, 30, 0, 0]] * 10)
+    assert analysis.verdict == "fail"
+    assert "of what carried before" in analysis.reason
+
+
+def test_a_release_that_fails_as_much_as_what_carried_before_does_not_fail() -> None:
+    assert after(Past(100_000, 3000, 10), *[[1000, 30, 0, 0]] * 10).verdict != "fail"
+
+
+def test_the_past_is_no_yardstick_as_sharp_as_what_carries_beside() -> None:
+    # Halfway between what is tolerated of a canary beside and of this, at a rate where the delta says little.
+    ratio = 1.5 * (PAST_TOLERANCE[0] + 1) / 2
+    worse = int(1000 * 0.1 * ratio)
+    assert after(Past(100_000, 10_000, 10), *[[1000, worse, 0, 0]] * 10).verdict != "fail"
+
+
+def test_a_poll_without_requests_uses_up_nothing_of_the_past() -> None:
+    assert after(Past(1000, 0, 10), [0, 0, 0, 0], [10, 0, 0, 0]).past.dealt == 1
+
+
+def test_without_a_past_only_what_most_requests_do_is_judged() -> None:
+    assert after(Past(), *[[1000, 100, 0, 0]] * 10).verdict == "inconclusive"
+    assert after(Past(), *[[1000, 900, 0, 0]] * 10).verdict == "fail"
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(1, 500))
+def test_each_request_of_the_past_is_dealt_out_once(requests: int, errors: int, parts: int) -> None:
+    past = past_of([requests, errors, 0, 0], parts)
+    dealt = [0, 0]
+    for _number in range(parts + 3):
+        part = past.part()
+        assert 0 <= part[1] <= part[0]
+        dealt = [dealt[0] + part[0], dealt[1] + part[1]]
+        past = past._replace(dealt=past.dealt + 1)
+    assert dealt == [requests, min(requests, errors)]

@@ -408,6 +408,14 @@ def test_an_analysis_of_a_side_without_traffic_still_watches_its_health():
     assert watched(run, run.plan.steps[2]) == [("shop", "web3"), ("shop", "web4")]
 
 
+def test_a_release_that_took_all_traffic_is_judged_beside_what_carried_before():
+    raw = [{"deploy": "green"}, {"probe": "green"}, {"traffic": {"green": 100}}, {"analyse": {"for": 5}}]
+    run = make_run(BLUE_GREEN, parse_steps(raw, BLUE_GREEN))
+    judge = tell(run, 3, False)["watch"]["judge"]
+    assert judge["sides"] == {"canary": [["shop", "web3"], ["shop", "web4"]], "stable": []}
+    assert judge["past"] == [["shop", "web1"], ["shop", "web2"]]
+
+
 def test_the_next_step_takes_the_result_of_the_one_before_to_every_load_balancer():
     run = roll(lbs=["lb1", "lb2"])
     found = result_of(run, tell(run, 1, False), "web1: the deploy failed")

@@ -12,7 +12,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._surveillance impor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulated_rollout import settings
+from simulated_rollout import JUDGE, settings
 
 SETTINGS = settings(min_requests=20, max_error_rate=5.0, share_tolerance=5.0)
 STATES = {"web1": {"weight": 10, "state": "drain"}, "web2": {"weight": 10, "state": "ready"}}
@@ -313,3 +313,22 @@ def test_a_restart_between_two_watches_is_noticed_by_the_first_poll():
 def test_what_somebody_changed_without_a_restart_is_not_told_again():
     said = watch([both(), forgetful(50, pid=1)])[-1]
     assert (said["verdict"], said["reassert"]) == ("fail", [])
+
+
+# --- What carried before
+
+PAST = {"sides": {"canary": [["shop", "web2"]], "stable": []}, "past": [["shop", "web1"]]}
+AGAINST_THE_PAST = {**PAST, "options": {**JUDGE, "horizon": 180}, "judged": False, "asks": False, "state": {}}
+
+
+def test_a_release_that_took_all_traffic_is_compared_with_what_carried_before():
+    polls = [both(number * 500, number * 20, old=50_000) for number in range(11)]
+    said = watch(polls, told(judge=AGAINST_THE_PAST))
+    assert said[-1]["verdict"] == "fail"
+    assert "of what carried before" in said[-1]["reason"]
+    assert "before 100000 requests, 0 errors (0 %)" in said[1]["line"]
+
+
+def test_a_release_that_does_as_well_as_what_carried_before_passes():
+    said = watch([both(number * 500, old=50_000) for number in range(11)], told(judge=AGAINST_THE_PAST))
+    assert said[-1]["verdict"] == "pass"
