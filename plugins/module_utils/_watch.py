@@ -224,8 +224,14 @@ def counted(reading: t.Mapping[str, t.Any], places: t.Collection[t.Sequence[str]
 
 
 def _counters(server: t.Mapping[str, t.Any]) -> list[int | None]:
-    """The counters of a server in the order of COUNTERS; None where it does not tell, as 5xx in TCP mode."""
+    """The counters of a server in the order of COUNTERS; None where it does not tell, as 5xx in TCP mode.
+
+    A connection that failed and was tried again, here or on another server, is none of HAProxy's errors: whoever waited got an answer
+    all the same. Without it a server that refuses all would look as if it had no errors, and few requests.
+    """
     told = {"requests": server.get("requests"), **{kind: (server.get("errors") or {}).get(kind) for kind in ERRORS}}
+    if told["connect"] is not None:
+        told["connect"] += (server.get("retries") or 0) + (server.get("redispatches") or 0)
     return [value if isinstance(value, int) and value >= 0 else None for value in map(told.get, COUNTERS)]
 
 

@@ -10,9 +10,10 @@ import typing as t
 
 import pytest
 
-from e2e.rollouts import COARSE, COLOURS, Rollouts, Running, Seen, rest_green, see
+from e2e.rollouts import COARSE, COLOURS, Result, Rollouts, Running, Seen, rest_green, see
 from local_fleet.layout import LOAD_BALANCERS, TEMPLATE, Options
 from local_fleet.polling import poll
+from local_fleet.tally import Summary
 
 HOSTS = {"web1", "web2", "web3", "web4"}
 ERRORS = {"behaviour": "errors", "rate": 0.5}
@@ -110,22 +111,22 @@ def test_a_canary_that_waits_can_be_taken_back(canary: Rollouts) -> None:
     assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
 
 
-def test_one_request_a_second_holds_before_all_traffic_with_the_requests_that_are_missing(canary: Rollouts) -> None:
-    load = canary.load(rate=0.5)
+def test_one_request_a_second_holds_before_all_traffic_with_the_requests_that_are_missing(
+    start_rollouts: t.Callable[..., Rollouts],
+) -> None:
+    shop = start_rollouts(apps=3)
+    load = shop.load(rate=0.5)
     # The tolerance is the default one.
     given = {"rollout_analysis": {"interval": 1, "min_requests": 5}, "canary_steps": [25, 50], "canary_step_max": 60}
-    held_back = canary.canary("2.0.0", **given).expect(0, "paused")
+    held_back = shop.canary("2.0.0", **given).expect(0, "paused")
     missing = re.search(r"about (\d+) more requests to the canary are needed", held_back.output)
     assert missing is not None, held_back.output
     assert 7000 < int(missing[1]) < 30000  # what the default tolerance takes without errors
-    assert {int(step) for step in re.findall(r"^.*step (\d+) of \d+, .*evidence", held_back.output, re.MULTILINE)} == {
-        5,
-        9,
-    }
-    assert canary.releases()["web3"] == "1.0.0"
-    canary.promote(**given, rollout_full=True).expect(0, "promoted")
+    assert set(re.findall(r"step (\d+) of \d+, .* evidence", held_back.output)) == {"5", "10"}
+    assert shop.releases()["web3"] == "1.0.0"
+    shop.promote(**given, rollout_full=True).expect(0, "promoted")
     load.stop()
-    assert set(canary.releases().values()) == {"2.0.0"}
+    assert set(shop.releases().values()) == {"2.0.0"}
     assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
 
 
@@ -134,9 +135,8 @@ def test_one_request_a_second_holds_before_all_traffic_with_the_requests_that_ar
 
 def judged(shop: Rollouts, **variables: t.Any) -> Running:
     """A canary that is being judged, for some seconds yet."""
-    running = shop.start(
-        "canary", rollout_hosts="app", rollout_release="2.0.0", canary_steps=[25], canary_step_for=6, **variables
-    )
+    given = {"canary_steps": [25], "canary_step_for": 6, **variables}
+    running = shop.start("canary", rollout_hosts="app", rollout_release="2.0.0", **given)
     poll(lambda: polls(running.output) != [], "the canary is judged", 120)
     return running
 
@@ -148,66 +148,85 @@ def polls(output: str) -> list[tuple[int, int, int, int]]:
     return [t.cast("tuple[int, int, int, int]", tuple(map(int, found))) for step, *found in told if step == told[0][0]]
 
 
-def test_a_load_balancer_may_be_reloaded_in_the_middle_of_a_ramp(canary: Rollouts) -> None:
-    load = canary.load()
-    running = judged(canary)
-    canary.fleet.reload("lb1")
-    result = running.result().expect(0, "promoted")
-    load.stop()
-    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
-    requests = [canary + stable for canary, _errors, stable, _ in polls(result.output)]
-    assert requests == sorted(requests), "what was counted before the reload is kept"
+def trouble(shop: Rollouts) -> tuple[Result, Summary, int]:
+    """A canary in whose first step a load balancer is reloaded, counters are cleared and the canary restarts, one after the other.
 
+    Returns how it ended, what became of requests, and how many polls there were before the restart.
+    """
+    load = shop.load()
+    running = judged(shop, canary_step_for=30)
 
-def test_counters_that_begin_anew_are_no_errors_and_no_requests(canary: Rollouts) -> None:
-    load = canary.load()
-    running = judged(canary)
+    def wait_for_polls(count: int) -> int:
+        enough = len(polls(running.output)) + count
+        poll(lambda: len(polls(running.output)) >= enough, "the canary is polled", 60)
+        return len(polls(running.output))
+
+    shop.fleet.reload("lb1")
+    wait_for_polls(2)
     for name in LOAD_BALANCERS:
-        canary.fleet.ask(name, "clear counters all")
-    result = running.result().expect(0, "promoted")
+        shop.fleet.ask(name, "clear counters all")
+    before = wait_for_polls(2)
+    assert shop.fleet.restart("web1")
+    result = running.result()
     load.stop()
-    told = polls(result.output)
-    assert {errors for _, canary_errors, _, stable_errors in told for errors in (canary_errors, stable_errors)} == {0}
-    sent = load.summary().sent
-    assert all(0 <= canary + stable <= sent for canary, _, stable, _ in told), (told, sent)
+    return result, load.summary(), before
 
 
-def test_a_load_balancer_without_traffic_neither_fails_a_canary_nor_keeps_it_from_passing(canary: Rollouts) -> None:
-    load = canary.load(only="lb1")
-    canary.canary("2.0.0").expect(0, "promoted")
-    load.stop()
-    for name in LOAD_BALANCERS:
-        canary.expect_traffic("2.0.0", HOSTS, on=[name])
-    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
-
-
+# A restart takes longer than three checks.
 SLOW_CHECKS = TEMPLATE.replace("inter 200ms rise 2 fall 3", "inter 200ms rise 2 fall 100")
 
 
-def test_a_canary_that_restarts_and_stays_up_goes_on_and_its_failed_connections_count(
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Summary, int]:
+    options = Options(apps=2, template=SLOW_CHECKS)
+    with Rollouts(tmp_path_factory.mktemp("canary"), options, {"rollout_analysis": COARSE}, {}) as shop:
+        return trouble(shop)
+
+
+@pytest.mark.xdist_group("test_canary_troubled")
+def test_neither_a_reload_nor_cleared_counters_nor_a_restart_fails_a_good_canary(
+    troubled: tuple[Result, Summary, int],
+) -> None:
+    result, summary, _before = troubled
+    result.expect(0, "promoted")
+    assert summary.lost == 0, summary.examples
+
+
+@pytest.mark.xdist_group("test_canary_troubled")
+def test_what_a_load_balancer_counted_before_a_reload_is_kept(troubled: tuple[Result, Summary, int]) -> None:
+    requests = [canary + stable for canary, _, stable, _ in polls(troubled[0].output)]
+    assert requests == sorted(requests)
+
+
+@pytest.mark.xdist_group("test_canary_troubled")
+def test_counters_that_begin_anew_are_neither_errors_nor_requests(troubled: tuple[Result, Summary, int]) -> None:
+    result, summary, before = troubled
+    told = polls(result.output)
+    assert {errors for _, mine, _, others in told[:before] for errors in (mine, others)} == {0}
+    assert all(0 <= canary + stable <= summary.sent for canary, _, stable, _ in told[:before])
+
+
+def test_a_load_balancer_without_traffic_neither_fails_a_canary_nor_keeps_it_from_passing(
     start_rollouts: t.Callable[..., Rollouts],
 ) -> None:
-    shop = start_rollouts(apps=4, template=SLOW_CHECKS, variables={"rollout_analysis": COARSE})
+    shop = start_rollouts(apps=2, variables={"rollout_analysis": COARSE, "canary_steps": [25]})
+    load = shop.load(only="lb1")
+    shop.canary("2.0.0").expect(0, "promoted")
+    load.stop()
+    shop.expect_traffic("2.0.0", {"web1", "web2"})
+    assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
+
+
+def test_a_canary_that_goes_down_is_taken_back_at_once(start_rollouts: t.Callable[..., Rollouts]) -> None:
+    shop = start_rollouts(apps=2, variables={"rollout_analysis": COARSE})
     load = shop.load()
     running = judged(shop)
-    assert shop.fleet.restart("web1")
-    result = running.result().expect(0, "promoted")
-    load.stop()
-    assert load.summary().lost == 0, load.summary().examples
-    assert max(errors for _, errors, _, _ in polls(result.output)) > 0, result.output
-    assert shop.starts()[:6].count(("web1", "2.0.0")) == 2
-
-
-def test_a_canary_that_goes_down_is_taken_back_at_once(canary: Rollouts) -> None:
-    load = canary.load()
-    running = judged(canary)
-    canary.fleet.kill("web1")
+    shop.fleet.kill("web1")
     result = running.result().expect(2, "rolled_back")
     load.stop()
-    assert "web1" in result.message
-    assert "DOWN" in result.message
+    assert "shop/web1 down (DOWN" in result.message
     assert load.summary().lost == 0, load.summary().examples
-    canary.expect_traffic("1.0.0", HOSTS)
+    shop.expect_traffic("1.0.0", {"web1", "web2"})
 
 
 # --- Side by side

@@ -69,6 +69,11 @@ def test_requests_and_errors_are_summed_over_load_balancers_and_servers() -> Non
     )
 
 
+def test_what_was_tried_again_on_this_server_or_another_one_is_a_failed_connection() -> None:
+    before, after = server("web4", 100), server("web4", 100, retries=2, redispatches=1)
+    assert "green 0 requests, 3 errors" in watch([{"lb1": told(before)}, {"lb1": told(after)}])[-1].line
+
+
 def test_a_new_process_counts_from_zero() -> None:
     readings = [both(server("web4", count), pid=pid) for count, pid in [(1000, 1), (1100, 1), (1200, 2), (1250, 2)]]
     assert [verdict.state["mine"][0] for verdict in watch(readings)] == [0, 200, 2600, 2700]
