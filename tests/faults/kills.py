@@ -24,7 +24,6 @@ from local_fleet.polling import poll
 from local_fleet.supervisor import children, descendants, is_running, send
 
 OLD, NEW, NEXT = "1.0.0", "2.0.0", "3.0.0"
-HOSTS = frozenset({"web1", "web2", "web3", "web4"})
 # Seconds. The second one is for a machine so slow that the first would run out between two acts.
 LEASES = (15.0, 60.0)
 PAUSES = 2  # how many leases a pause is trusted for
@@ -35,20 +34,26 @@ ACT_SECONDS = 40.0  # that an act under way may take to its end
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """A playbook, and the fleet that it releases to. ``carrying``: who carries before, and after the way back.
+    """A playbook, and the fleet that it releases to. ``hosts``: all app hosts; ``carrying``: who carries before, and after the way back.
 
-    ``everyday``: the kinds of record that a controller is killed at every day; None for all.
+    ``everyday``: the kinds of record that a controller is killed at every day.
     """
 
     name: str
+    hosts: frozenset[str]
     carrying: frozenset[str]
     options: t.Mapping[str, t.Any]
     variables: t.Mapping[str, t.Any]
-    everyday: frozenset[str] | None = None
+    everyday: frozenset[str]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the release goes to the hosts that carry."""
+        return self.carrying == self.hosts
 
     def fleet(self, folder: pathlib.Path) -> Rollouts:
         """Its fleet, not started."""
-        return Rollouts(folder, Options(apps=len(HOSTS), **self.options), self.variables, {})
+        return Rollouts(folder, Options(apps=len(self.hosts), **self.options), self.variables, {})
 
     def rest(self, shop: Rollouts) -> Rollouts:
         """Bring a fleet that has just started to where a release begins."""
@@ -84,29 +89,43 @@ def _leases(seconds: float) -> dict[str, float]:
     }
 
 
-# A canary has every kind of record, so every day the others are killed where they move traffic in ways of their own.
+def hosts(count: int) -> frozenset[str]:
+    """The first ones of a fleet."""
+    return frozenset(f"web{number}" for number in range(1, count + 1))
+
+
+def both(*kinds: str) -> frozenset[str]:
+    """The records of an intent and of its result."""
+    return frozenset(f"{event} {kind}" for event in ("intent", "result") for kind in kinds)
+
+
+# Every day each kind of record has its turn once, in one of the strategies; with --all every record of each.
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
         Strategy(
             "canary",
-            HOSTS,
+            hosts(2),
+            hosts(2),
             {},
-            {"rollout_analysis": COARSE, "canary_steps": [25, {"pause": {}}, 40], "canary_hosts": 1},
+            {"rollout_analysis": COARSE, "canary_steps": [25, {"pause": {}}, 40]},
+            both("traffic", "analyse", "pause") | {"begin", "end paused", "begin again", "end promoted"},
         ),
         Strategy(
             "blue_green",
-            frozenset({"web1", "web2"}),
+            hosts(4),
+            hosts(2),
             {"tracks": COLOURS},
             {"blue_green_bake": 1},
-            everyday=frozenset({"intent traffic", "result traffic", "end promoted"}),
+            both("deploy", "probe"),
         ),
         Strategy(
             "rolling",
-            HOSTS,
+            hosts(4),
+            hosts(4),
             {},
             {"rolling_batches": 2},
-            everyday=frozenset({"intent drain", "result admit"}),
+            both("drain", "admit"),
         ),
     )
 }

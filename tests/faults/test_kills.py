@@ -18,7 +18,6 @@ import pytest
 from e2e.rollouts import Rollouts
 from faults.kills import (
     ACT_SECONDS,
-    HOSTS,
     LATER,
     LEASES,
     NEW,
@@ -114,7 +113,7 @@ def may_go_on(shop: Rollouts) -> bool:
 
 def expect_promoted(shop: Rollouts, strategy: Strategy) -> None:
     """The new release carries everywhere, and nobody holds the load balancers."""
-    carrying = HOSTS if strategy.carrying == HOSTS else HOSTS - strategy.carrying
+    carrying = strategy.hosts if strategy.in_place else strategy.hosts - strategy.carrying
     shop.expect_traffic(NEW, carrying)
     for name in LOAD_BALANCERS:
         assert not shop.place(name, "rollout/shop/lock").exists(), name
@@ -124,7 +123,7 @@ def go_back(shop: Rollouts, strategy: Strategy) -> None:
     """The playbook `rollback` brings back what was there; where nothing had begun it says so, and changes nothing."""
     shop.rollback().expect(0, "rolled_back" if any(lines(shop).values()) else "unchanged")
     shop.expect_traffic(OLD, strategy.carrying)
-    if strategy.carrying == HOSTS:
+    if strategy.in_place:
         assert set(shop.releases().values()) == {OLD}
     for name in LOAD_BALANCERS:
         assert not shop.place(name, "rollout/shop/lock").exists(), name

@@ -41,6 +41,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._preflight import (
     Decision,
     decide,
     planned_on,
+    waiting,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import back_from
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, Outdated, perform
@@ -60,6 +61,7 @@ TRACKS = {host: "blue" if host in HOSTS[:2] else "green" for host in HOSTS}
 STRATEGIES: dict[str, dict[str, t.Any]] = {
     "blue_green": {"name": "blue_green", "bake": 300, "live": ""},
     "rolling": {"name": "rolling", "batches": 2, "min_healthy_time": 10},
+    "canary": {"name": "canary", "steps": [25, {"pause": {}}, 50], "batches": 1},
 }
 LEASE = 600.0  # seconds; time passes only where a rule says so
 Answers = dict[str, dict[str, t.Any]]
@@ -205,7 +207,7 @@ class World:
                     state_dir=lb.state_dir,
                     patience=0.0,
                     safe=options.get("safe") or {},
-                    lease=None if ends else LEASE,
+                    lease=LEASE if not ends else options.get("lease"),
                     reach={"provider": "simulated", "place": lb.state_dir},
                     **given,
                 ),
@@ -219,7 +221,7 @@ class World:
                 "abandoned": getattr(exc, "abandoned", ""),
                 "outdated": isinstance(exc, Outdated),
             }
-        if not ends:
+        if not ends or options.get("outcome") == "paused":
             with looked_at(lb.state_dir, "shop") as records:
                 holder = records.holder() if records else None
             assert holder is not None, "an act without a lock"
@@ -252,6 +254,7 @@ class Controller:
         self.world, self.decision, self.run = world, decision, decision.run
         self.fails = False  # the step at hand
         self.outcome = self.message = ""
+        self._paused = False
         self._concluded: dict[str, t.Any] = {}
         self._script = self._play()
 
@@ -295,13 +298,21 @@ class Controller:
         if failed and (decision.kind == "run" or len(failed) == len(begins) or outdated):
             yield from self._tell(self._each(act="end", outcome="refused"))
             self.outcome = "refused"
-        elif decision.kind == "run" and (yield from self._steps(run)):
+        elif decision.kind == "run" and (yield from self._steps(run)) and (yield from self._is_kept()):
             more = carried(self._concluded)
             ends = [{**how_to_reach(lb), "act": "end", "safe": end_state(run, lb), **more} for lb in run.lbs]
-            yield from self._tell([{**one, "outcome": decision.outcome} for one in ends])
-            self.outcome = decision.outcome
+            if not self._paused:
+                yield from self._tell([{**one, "outcome": decision.outcome} for one in ends])
+            self.outcome = "paused" if self._paused else decision.outcome
         else:
             yield from self._way_back()
+
+    def _is_kept(self) -> t.Generator[None, None, bool]:
+        """Whether all load balancers know of the pause, if there is one: one that does not would go back alone."""
+        if not self._paused:
+            return True
+        asked = self._each(act="end", outcome="paused", keep_lock=True, lease=LEASE, **carried(self._concluded))
+        return not any(bad(answer) for answer in (yield from self._tell(asked)))
 
     def _steps(self, run: Run) -> t.Generator[None, None, bool]:
         """Whether all steps went well; on the way back what failed is left, and the others go on."""
@@ -324,6 +335,9 @@ class Controller:
                 if run.mode == FORWARD:
                     return False
                 lost |= set(step.members)
+            elif step.kind == "pause" and not told["watch"]:
+                self._paused = True
+                return True
         self._concluded["problems"] = problems
         return not problems
 
@@ -406,6 +420,28 @@ class Model(RuleBasedStateMachine):
     def resume(self, steal: str) -> None:
         self.start("resume", release=self.last_release, steal=steal)
 
+    @precondition(lambda self: len(self.controllers) < 3)
+    @rule()
+    def promote(self) -> None:
+        self.go_on()
+
+    def go_on(self) -> Decision | None:
+        """Promote what waits, if anything does."""
+        try:
+            release = waiting(self.world.targets("status"), self.world.answers())["release"]
+        except Refused as exc:
+            self.refused = str(exc)
+            return None
+        return self.start("promote", release=release)
+
+    def complete(self) -> str:
+        """How the newest controller comes to its end, promoted whenever it waits."""
+        outcome = self.controllers.pop().finish()
+        while outcome == "paused":
+            assert self.go_on() is not None, self.refused
+            outcome = self.controllers.pop().finish()
+        return outcome
+
     @precondition(lambda self: self.controllers)
     @rule(data=st.data(), acts=st.integers(1, 12))
     def advance(self, data: st.DataObject, acts: int) -> None:
@@ -445,7 +481,7 @@ class Model(RuleBasedStateMachine):
                 assert records is None or records.lease() is None, "a lease is left"
                 expect_foreseen((records.rollout() if records else None) or {"begin": {}, "events": []})
         if resumes and self.start("resume", release=self.last_release) is not None:
-            assert self.controllers.pop().finish() == "promoted"
+            assert self.complete() == "promoted"
         for _attempt in range(3):
             decision = self.start("rollback")
             assert decision is not None, self.refused
@@ -460,7 +496,7 @@ class Model(RuleBasedStateMachine):
         one, other = (lb.carrying() for lb in self.world.lbs.values())
         assert one == other, "the load balancers differ"
         assert self.start("run", release=next(self.releases)) is not None, self.refused
-        assert self.controllers.pop().finish() == "promoted"
+        assert self.complete() == "promoted"
 
     @invariant()
     def traffic_is_safe(self) -> None:
