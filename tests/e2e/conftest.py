@@ -55,7 +55,12 @@ def load(start_load: t.Callable[..., Load]) -> Load:
 @pytest.fixture(params=VERSIONS)
 def start(request: pytest.FixtureRequest) -> t.Iterator[t.Callable[..., Lab]]:
     """Start a lab on the HAProxy version at hand, and stop it in the end."""
-    command = haproxy_lab.haproxy_command(request.param)
+    yield from labs(request.param)
+
+
+def labs(version: str) -> t.Iterator[t.Callable[..., Lab]]:
+    """What starts labs on a version of HAProxy, for a fixture."""
+    command = haproxy_lab.haproxy_command(version)
     with contextlib.ExitStack() as stack:
 
         def start_lab(body: str = SHOP, **options: t.Any) -> Lab:

@@ -17,6 +17,12 @@ VERSIONS = [
     pytest.param("oldest", marks=pytest.mark.containers),
     pytest.param("newest", marks=pytest.mark.containers),
 ]
+# What does not depend on a version is shown every day on the one at hand, which needs no container.
+ON_SYSTEM = [
+    pytest.param("system"),
+    pytest.param("oldest", marks=[pytest.mark.containers, pytest.mark.long]),
+    pytest.param("newest", marks=[pytest.mark.containers, pytest.mark.long]),
+]
 SHOP = """
 backend shop
     balance roundrobin

@@ -26,8 +26,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.modules import haproxy_backend, rollout_info
 
+from e2e.conftest import labs
 from e2e.lab import Lab
-from e2e.shop import SHOP
+from e2e.shop import ON_SYSTEM, SHOP
 from local_fleet.polling import poll
 
 READY, DRAIN, MAINT = 0, 8, 1
@@ -37,6 +38,12 @@ BLUE = {
     "web2": {"weight": 10, "state": "ready"},
     "web3": {"weight": 10, "state": "drain"},
 }
+
+
+@pytest.fixture(params=ON_SYSTEM)
+def start(request: pytest.FixtureRequest) -> t.Iterator[t.Callable[..., Lab]]:
+    """Start a lab, and stop it in the end."""
+    yield from labs(request.param)
 
 
 def run_command(command: list[str]) -> tuple[int, str, str]:

@@ -108,7 +108,7 @@ STRATEGIES = {
             hosts(2),
             hosts(2),
             {},
-            {"rollout_analysis": COARSE, "canary_steps": [25, {"pause": {}}, 40]},
+            {"rollout_analysis": COARSE, "canary_steps": [25, {"pause": {}}]},
             both("traffic", "analyse", "pause") | {"begin", "end paused", "begin again", "end promoted"},
         ),
         Strategy(
