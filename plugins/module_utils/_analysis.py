@@ -21,8 +21,9 @@ Servers = t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
 Sides = t.Mapping[str, t.Collection[t.Sequence[str]]]
 
 
-# The past is another time, in which less or more may have failed for reasons of its own: (times the ratio, times the delta).
-PAST_TOLERANCE = (2.0, 10.0)
+# The past is another time, in which less or more may have failed for reasons of its own: so many times the ratio, and a delta of at
+# least so much.
+PAST_RATIO, PAST_DELTA = 2.0, 0.005
 
 
 class Past(t.NamedTuple):
@@ -58,10 +59,10 @@ class Analysis(t.NamedTuple):
     past: Past = NO_PAST
 
 
-def past_of(counts: t.Sequence[int], polls: int) -> Past:
+def past_of(counts: t.Sequence[int], parts: int, dealt: int) -> Past:
     """From what servers that carry no more have counted, as _watch tells it."""
     requests, errors = _requests_and_errors(counts)
-    return Past(requests, min(errors, requests), max(1, polls))
+    return Past(requests, min(errors, requests), max(1, parts), dealt)
 
 
 def analyse(
@@ -96,8 +97,7 @@ def analyse(
 
 
 def _against_the_past(settings: _judge.Settings) -> _judge.Settings:
-    ratio, delta = settings.fails.ratio * PAST_TOLERANCE[0], settings.fails.delta * PAST_TOLERANCE[1]
-    wider = Tolerance(min(ratio, 1000.0), min(delta, settings.absolute_max))
+    wider = Tolerance(min(PAST_RATIO * settings.fails.ratio, 1000.0), max(PAST_DELTA, settings.fails.delta))
     return dataclasses.replace(settings, fails=wider, passes=wider, beside="what carried before")
 
 
@@ -136,11 +136,14 @@ def line(
     seen = f"{100 * mine[0] / requests:.1f} %" if requests else "nothing"
     time = f"{spelled(round(left))} left" if left >= 0.5 else f"{spelled(round(elapsed))} so far"
     past = analysis.past
-    other = _side(*_requests_and_errors(rest)) if not past.requests else f"before {_side(past.requests, past.errors)}"
+    other = f"{watch['rest_name']} {_side(*_requests_and_errors(rest))}"
+    if watch["judge"]["past"]:
+        known = _side(past.requests, past.errors) if past.requests else "nothing is known"
+        other = f"of what carried before {known}"
     parts = [
         f"{watch['steps']}, {time}",
         f"{watch['name']} gets {seen} of the traffic, {watch['wanted_percent']:.1f} % wanted",
-        f"{watch['name']} {_side(*_requests_and_errors(mine))}, {watch['rest_name']} {other}",
+        f"{watch['name']} {_side(*_requests_and_errors(mine))}, {other}",
         analysis.means,
         f"evidence for fail {100 * analysis.fail:.0f} %, for pass {100 * analysis.good:.0f} %",
     ]
@@ -148,9 +151,8 @@ def line(
 
 
 def _requests_and_errors(grown: t.Sequence[int]) -> tuple[int, int]:
-    """A connection that failed is no request to HAProxy, and is one to whoever waited for it."""
     requests, http_5xx, connect, response = grown
-    return requests + connect, http_5xx + connect + response
+    return requests, http_5xx + connect + response
 
 
 def _side(requests: int, errors: int) -> str:

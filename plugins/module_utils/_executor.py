@@ -656,12 +656,9 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     same = {key for key, release in run.previous.items() if release == run.plan.release} - due
     named = set(step.members) if _judges(step) else set()
     sides: dict[str, list[list[str]]] = {"canary": [], "stable": []}
-    before: list[list[str]] = []
     for member in run.plan.members:
         for backend, name in member.servers.items():
             if not is_in(expected[backend][name]):
-                if member.key not in deployed:
-                    before.append([backend, name])
                 continue
             if member.key in (named or deployed):
                 sides["canary"].append([backend, name])
@@ -672,13 +669,23 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     judged = bool(step.options.get("judged")) and not glances
     return {
         "sides": sides,
-        # Where all traffic moved at once there is nothing beside the release, only what carried before it.
-        "past": [] if sides["stable"] or run.plan.strategy == "canary" else before,
+        "past": [] if sides["stable"] else _past(run, index, deployed | same),
         "options": {**run.settings.judge, "horizon": _horizon(run)},
         "judged": judged,
         "asks": judged and bool(step.options.get("asks")),
         "state": dict(run.analysis),
     }
+
+
+def _past(run: Run, index: int, but: t.Collection[str]) -> list[list[str]]:
+    """The servers that carried before, where all traffic moved at once: there is nothing beside the release to compare it with.
+
+    Nothing where they were compared with already, in a step before. ``but``: members that have the release.
+    """
+    if any(step.kind in WATCHES for step in run.plan.steps[:index]):
+        return []
+    members = [member for member in run.plan.members if member.key not in but and _carried_everywhere(run, member)]
+    return [list(place) for member in members for place in member.servers.items()]
 
 
 def _horizon(run: Run) -> int:

@@ -76,13 +76,15 @@ def poll(
     decided, reason, line = verdict.verdict, verdict.reason, verdict.line
     if watch["of_share"] and decided != "fail":
         decided, reason, line = _judge_share(verdict, watch, settings, elapsed)
-    past = _analysis.NO_PAST
+    past: dict[str, t.Any] = known.get("past") or {"lbs": {}, "dealt": 0}
     analysed = (previous.get("analysis") or {}) if previous.get("rollout_id") == told["rollout_id"] else {}
     if judge:
         servers = _busy(seen, (known.get("state") or {}).get("lbs") or {})
-        past = _past(watch, seen, known)
-        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, past)
-        analysed, past = analysis.state, analysis.past
+        counted = _counted_before(judge["past"], {lb: _reading(answer) for lb, answer in good.items()}, past["lbs"])
+        polls = int(-(-watch["seconds"] // watch["interval"]))
+        before_it = _analysis.past_of(_watch.total(counted.values()), polls, past["dealt"])
+        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, before_it)
+        analysed, past = analysis.state, {"lbs": counted, "dealt": analysis.past.dealt}
         decided, reason, line = _compared(watch, analysis, verdict, metrics, elapsed)
     if any(unanswered.values()) and decided != "fail" and elapsed < watch["longest"]:
         decided, reason = "going", ""  # what is silent may still answer
@@ -104,19 +106,19 @@ def poll(
         "state": verdict.state,
         "unanswered": unanswered,
         "analysis": analysed,
-        "past": list(past),
+        "past": past,
         "rollout_id": told["rollout_id"],
     }
 
 
-def _past(
-    watch: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Mapping[str, t.Any]], known: t.Mapping[str, t.Any]
-) -> _analysis.Past:
-    """What carried before, as the first poll of the step found it."""
-    if known.get("past"):
-        return _analysis.Past(*known["past"])
-    polls = int(-(-watch["seconds"] // watch["interval"]))
-    return _analysis.past_of(_watch.counted(seen, watch["judge"]["past"]), polls)
+def _counted_before(
+    places: t.Collection[t.Sequence[str]],
+    readings: t.Mapping[str, t.Mapping[str, t.Any]],
+    known: t.Mapping[str, t.Sequence[int]],
+) -> dict[str, list[int]]:
+    """What the servers that carried before had counted on each load balancer when this step read it first."""
+    now = {lb: list(_watch.counted(reading, places)) for lb, reading in readings.items()}
+    return {**now, **{lb: list(counts) for lb, counts in known.items()}}
 
 
 def _busy(
@@ -127,8 +129,9 @@ def _busy(
     for lb, reading in seen.items():
         known = (before.get(lb) or {}).get("servers") or {}
         for server in reading["servers"]:
-            then = known.get(f"{server['backend']}/{server['name']}")
-            if then and (server.get("requests") or 0) > (then["counts"][0] or 0):
+            place = (server["backend"], server["name"])
+            then = known.get("/".join(place))
+            if then and _watch.counted({"servers": [server]}, [place])[0] > (then["counts"][0] or 0):
                 found.setdefault(lb, []).append(server)
     return found
 

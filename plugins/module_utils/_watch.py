@@ -146,9 +146,9 @@ class _Tally:
         self.rest = _sum(state.get("rest", NONE), poll.rest)
         self.stable = _sum(state.get("stable", NONE), poll.sides.get("stable", NONE))
         self._polls = [counts for counts in (*map(_counts, state.get("polls", ())), poll.mine) if counts != NONE]
-        while len(self._polls) > 1 and _attempts(_total(self._polls[1:])) >= enough:
+        while len(self._polls) > 1 and _attempts(total(self._polls[1:])) >= enough:
             del self._polls[0]
-        self.window = _total(self._polls)
+        self.window = total(self._polls)
 
     def state(self) -> dict[str, t.Any]:
         polls = [list(counts) for counts in self._polls]
@@ -214,24 +214,27 @@ def _problems(lb: str, key: Server, server: t.Mapping[str, t.Any], known: t.Mapp
 # Counters
 
 
-def counted(reading: t.Mapping[str, t.Any], places: t.Collection[t.Sequence[str]]) -> Counts:
-    """What servers have counted so far on all load balancers, since their counters began. ``reading``, ``places``: as for ``step``."""
+def counted(told: t.Mapping[str, t.Any], places: t.Collection[t.Sequence[str]]) -> Counts:
+    """What servers have counted on a load balancer since their counters began. ``told``, ``places``: as in ``step``."""
     wanted = {(str(pair[0]), str(pair[1])) for pair in places}
-    servers = [server for told in reading.values() for server in (told or {}).get("servers") or ()]
-    return _total(
-        _counts(_counters(server)) for server in servers if (str(server["backend"]), str(server["name"])) in wanted
-    )
+    servers = [server for server in told["servers"] if (str(server["backend"]), str(server["name"])) in wanted]
+    return total(_counts(_counters(server)) for server in servers)
 
 
 def _counters(server: t.Mapping[str, t.Any]) -> list[int | None]:
     """The counters of a server in the order of COUNTERS; None where it does not tell, as 5xx in TCP mode.
 
-    A connection that failed and was tried again, here or on another server, is none of HAProxy's errors: whoever waited got an answer
-    all the same. Without it a server that refuses all would look as if it had no errors, and few requests.
+    What was sent on to another server is none of HAProxy's errors, and what was not answered none of its HTTP requests: a server that
+    refuses or breaks all would have few requests, and all of them good. So each counts as a request, and as a failed connection or
+    a broken answer. Tries on the same server are left out: then each request that fails counts once, however often it was tried.
     """
     told = {"requests": server.get("requests"), **{kind: (server.get("errors") or {}).get(kind) for kind in ERRORS}}
-    if told["connect"] is not None:
-        told["connect"] += (server.get("retries") or 0) + (server.get("redispatches") or 0)
+    if isinstance(told["connect"], int):
+        told["connect"] += server.get("redispatches") or 0
+    if (
+        isinstance(told["requests"], int) and told["http_5xx"] is not None
+    ):  # a session in TCP mode is there all the same
+        told["requests"] += (told["connect"] or 0) + (told["response"] or 0)
     return [value if isinstance(value, int) and value >= 0 else None for value in map(told.get, COUNTERS)]
 
 
@@ -260,7 +263,8 @@ def _sum(one: t.Sequence[int], other: t.Sequence[int]) -> Counts:
     return _counts([mine + yours for mine, yours in zip(one, other)])
 
 
-def _total(polls: t.Iterable[Counts]) -> Counts:
+def total(polls: t.Iterable[t.Sequence[int]]) -> Counts:
+    """Counts summed up."""
     return _counts([sum(column) for column in zip(NONE, *polls)])
 
 
@@ -269,7 +273,7 @@ def _errors(counts: Counts) -> int:
 
 
 def _attempts(counts: Counts) -> int:
-    """Requests; where errors are more (a connection that fails is tried again), those."""
+    """Requests; where errors are more, by a skew of the counters, those."""
     return max(counts[0], _errors(counts))
 
 

@@ -35,7 +35,7 @@ def fault(name: str, strategy: str) -> Fault:
             "it takes twice as long",
             {"behaviour": "slow", "rate": 1.0, "delay_ms": 4.0},
             # HAProxy tells means over 1024 requests of each server only, and ten of them take their time; less on fewer servers.
-            {"canary_step_for": 300, "canary_steps": [30]},
+            {"canary_step_for": 300, "canary_steps": [30], "canary_batches": 1, "canary_max_unavailable": 1},
             apps=3,
         ),
         "unhealthy": Fault("it never becomes healthy", {"behaviour": "unhealthy"}, {"rollout_healthy_deadline": 10}),

@@ -114,9 +114,12 @@ def _follows(one: str, other: str) -> bool:
 def harm(release: str, outcomes: t.Sequence[tuple[float, Outcome]]) -> str:
     """How many requests a release harmed, and how long it took until it got no more. ``outcomes``: each with when it was due."""
     harmed = [due for due, outcome in outcomes if outcome.release == release and outcome.kind == HARMED]
+    got = [due for due, outcome in outcomes if outcome.release == release]
+    if not got:
+        return f"release {release} harmed no request: it never got one"
+    last = max(got)
     if not harmed:
-        return f"release {release} harmed no request"
-    last = max(due for due, outcome in outcomes if outcome.release == release)
+        return f"release {release} harmed no request; {last - min(got):.1f} s after its first one it got no more"
     count = f"{len(harmed)} request{'' if len(harmed) == 1 else 's'}"
     return f"release {release} harmed {count}; {last - min(harmed):.1f} s after the first one it got no more"
 

@@ -21,7 +21,7 @@ EXPORTER = "http-request use-service prometheus-exporter if { path /metrics }"  
 SCRAPE_SECONDS = 0.5
 START_SECONDS = 60.0
 OCTET = 9  # of its address; no host of a fleet has it
-PORT = 9090
+PORT = 9099  # not that of a Prometheus of the machine's own
 
 
 class Prometheus:

@@ -117,7 +117,7 @@ STRATEGIES = {
             hosts(2),
             {"tracks": COLOURS},
             {"blue_green_bake": 1},
-            both("deploy", "probe"),
+            both("deploy", "probe", "traffic"),
         ),
         Strategy(
             "rolling",

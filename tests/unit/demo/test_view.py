@@ -83,7 +83,10 @@ def test_what_a_release_harmed_is_told_with_how_long_it_went_on() -> None:
     bad = [(10.0, outcome(OK, "2.1.0")), (12.0, outcome(HARMED, "2.1.0")), (14.0, outcome(HARMED, "2.1.0"))]
     others = [(15.5, outcome(OK, "2.1.0")), (20.0, outcome(OK, "1.0.0")), (21.0, outcome(HARMED, "1.0.0"))]
     assert harm("2.1.0", [*bad, *others]) == "release 2.1.0 harmed 2 requests; 3.5 s after the first one it got no more"
-    assert harm("2.0.0", [*bad, *others]) == "release 2.0.0 harmed no request"
+    assert harm("2.0.0", [*bad, *others]) == "release 2.0.0 harmed no request: it never got one"
+    assert harm("2.1.0", [bad[0], others[0]]) == (
+        "release 2.1.0 harmed no request; 5.5 s after its first one it got no more"
+    )
 
 
 def test_a_load_that_leaves_too_little_of_the_machine_is_made_smaller() -> None:

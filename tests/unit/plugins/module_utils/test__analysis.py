@@ -9,7 +9,7 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._analysis import (
-    PAST_TOLERANCE,
+    PAST_RATIO,
     Analysis,
     Past,
     analyse,
@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 from simulated_rollout import JUDGE
 
 SIDES = {"canary": [["shop", "web1"]], "stable": [["shop", "web2"], ["shop", "web3"]]}
-TOLD = {"sides": SIDES, "past": [], "options": {**JUDGE, "horizon": 180}, "judged": True, "asks": True, "state": {}}
+TOLD: dict[str, t.Any] = {
+    "sides": SIDES,
+    "past": [],
+    "options": {**JUDGE, "horizon": 180},
+    "judged": True,
+    "asks": True,
+    "state": {},
+}
 GOOD = {"canary": [100, 0, 0, 0], "stable": [900, 0, 0, 0]}
 
 
@@ -41,10 +48,25 @@ def polls(*grown: t.Mapping[str, t.Sequence[int]], servers: t.Mapping[str, t.Any
 
 
 def test_a_failed_connection_is_a_request_and_an_error() -> None:
-    refusing = {"canary": [0, 0, 50, 0], "stable": [900, 0, 0, 0]}
+    refusing = {"canary": [50, 0, 50, 0], "stable": [900, 0, 0, 0]}
     analysis = polls(*[refusing] * 4)
     assert analysis.verdict == "fail"
     assert "150 of 150 requests (100 %)" in analysis.reason
+
+
+def test_a_canary_that_answers_nothing_fails() -> None:
+    assert polls(*[{"canary": [50, 0, 0, 50], "stable": [950, 0, 0, 0]}] * 4).verdict == "fail"
+
+
+def test_a_tolerance_of_ones_own_is_not_widened_beyond_use_by_the_past() -> None:
+    told = {**TOLD, "options": {**TOLD["options"], "tolerance": {"delta": 0.03}}, "past": [["shop", "web2"]]}
+    known: dict[str, t.Any] = {}
+    past = Past(100_000, 0, 10)
+    for _poll in range(10):
+        analysis = analyse(told, known, {"canary": [1000, 100, 0, 0], "stable": [0, 0, 0, 0]}, {}, past)
+        known, past = analysis.state, analysis.past
+    assert analysis.verdict == "fail"
+    assert "3 points more" in analysis.reason
 
 
 def test_answers_that_break_off_count_as_errors_too() -> None:
@@ -100,10 +122,17 @@ def test_what_looks_bad_is_not_waited_for() -> None:
 
 
 def test_a_line_tells_all_that_a_person_wants_to_know() -> None:
-    watch = {"seconds": 300.0, "steps": "step 5 of 12", "name": "canary", "rest_name": "stable", "wanted_percent": 10.0}
+    watch = {
+        "seconds": 300.0,
+        "steps": "step 5 of 12",
+        "name": "canary",
+        "rest_name": "stable",
+        "wanted_percent": 10.0,
+        "judge": TOLD,
+    }
     analysis = Analysis("inconclusive", "", None, 0.03, 0.4, {}, "mean times 12 and 11 ms")
-    assert line(watch, analysis, [120, 1, 1, 0], [1000, 0, 0, 0], 90.0) == (
-        "step 5 of 12, 3m30s left; canary gets 10.7 % of the traffic, 10.0 % wanted; canary 121 requests, 2 errors (1.7 %), stable 1000 "
+    assert line(watch, analysis, [121, 1, 1, 0], [1000, 0, 0, 0], 90.0) == (
+        "step 5 of 12, 3m30s left; canary gets 10.8 % of the traffic, 10.0 % wanted; canary 121 requests, 2 errors (1.7 %), stable 1000 "
         "requests, 0 errors (0 %); mean times 12 and 11 ms; evidence for fail 3 %, for pass 40 %"
     )
 
@@ -133,7 +162,7 @@ def test_a_release_that_fails_as_much_as_what_carried_before_does_not_fail() -> 
 
 def test_the_past_is_no_yardstick_as_sharp_as_what_carries_beside() -> None:
     # Halfway between what is tolerated of a canary beside and of this, at a rate where the delta says little.
-    ratio = 1.5 * (PAST_TOLERANCE[0] + 1) / 2
+    ratio = 1.5 * (PAST_RATIO + 1) / 2
     worse = int(1000 * 0.1 * ratio)
     assert after(Past(100_000, 10_000, 10), *[[1000, worse, 0, 0]] * 10).verdict != "fail"
 
@@ -149,7 +178,7 @@ def test_without_a_past_only_what_most_requests_do_is_judged() -> None:
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(1, 500))
 def test_each_request_of_the_past_is_dealt_out_once(requests: int, errors: int, parts: int) -> None:
-    past = past_of([requests, errors, 0, 0], parts)
+    past = past_of([requests, errors, 0, 0], parts, 0)
     dealt = [0, 0]
     for _number in range(parts + 3):
         part = past.part()

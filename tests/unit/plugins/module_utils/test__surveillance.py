@@ -326,7 +326,22 @@ def test_a_release_that_took_all_traffic_is_compared_with_what_carried_before():
     said = watch(polls, told(judge=AGAINST_THE_PAST))
     assert said[-1]["verdict"] == "fail"
     assert "of what carried before" in said[-1]["reason"]
-    assert "before 100000 requests, 0 errors (0 %)" in said[1]["line"]
+    assert "of what carried before 100000 requests, 0 errors (0 %)" in said[1]["line"]
+
+
+def test_a_load_balancer_that_is_silent_at_first_tells_its_past_later():
+    late = [
+        [silent("lb1"), both(0, 0, old=0)[1]],
+        *[both(number * 500, number * 20, old=50_000) for number in range(1, 11)],
+    ]
+    said = watch(late, told(judge=AGAINST_THE_PAST))
+    assert said[-1]["verdict"] == "fail"
+    assert "of what carried before" in said[-1]["reason"]
+
+
+def test_where_nothing_is_known_of_before_that_is_said():
+    said = watch([both(number * 500) for number in range(3)], told(judge=AGAINST_THE_PAST))
+    assert "of what carried before nothing is known" in said[-1]["line"]
 
 
 def test_a_release_that_does_as_well_as_what_carried_before_passes():

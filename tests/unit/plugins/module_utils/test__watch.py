@@ -65,13 +65,23 @@ def test_requests_and_errors_are_summed_over_load_balancers_and_servers() -> Non
         ]
     )[-1]
     assert last.line == (
-        "1 s of 100 s: green 1400 requests, 12 errors (0.9 %), blue 20 requests; observed share 98.6 % (97.1-99.3 %)"
+        "1 s of 100 s: green 1410 requests, 12 errors (0.9 %), blue 20 requests; observed share 98.6 % (97.2-99.3 %)"
     )
 
 
-def test_what_was_tried_again_on_this_server_or_another_one_is_a_failed_connection() -> None:
+def test_a_request_that_was_sent_on_to_another_server_is_one_that_failed_once() -> None:
     before, after = server("web4", 100), server("web4", 100, retries=2, redispatches=1)
-    assert "green 0 requests, 3 errors" in watch([{"lb1": told(before)}, {"lb1": told(after)}])[-1].line
+    assert "green 1 requests, 1 errors" in watch([{"lb1": told(before)}, {"lb1": told(after)}])[-1].line
+
+
+def test_a_request_without_an_answer_is_a_request() -> None:
+    before, after = server("web4", 100), server("web4", 100, response=3, connect=2)
+    assert "green 5 requests, 5 errors (100.0 %)" in watch([{"lb1": told(before)}, {"lb1": told(after)}])[-1].line
+
+
+def test_a_session_in_tcp_mode_is_counted_also_where_its_connection_fails() -> None:
+    before, after = server("web4", 100, http_5xx=None), server("web4", 110, http_5xx=None, connect=10)
+    assert "green 10 requests, 10 errors (100.0 %)" in watch([{"lb1": told(before)}, {"lb1": told(after)}])[-1].line
 
 
 def test_a_new_process_counts_from_zero() -> None:
@@ -108,7 +118,7 @@ def test_too_many_errors_fail() -> None:
     last = watch([both(server("web4")), both(server("web4", 100, http_5xx=8, connect=2, response=1))])[-1]
     assert last.verdict == "fail"
     assert last.reason == (
-        "22 of 200 requests to green failed (11.0 %, at most 5 % may): 16 5xx answers, 4 failed connections, 2 broken answers"
+        "22 of 206 requests to green failed (10.7 %, at most 5 % may): 16 5xx answers, 4 failed connections, 2 broken answers"
     )
 
 
@@ -379,7 +389,7 @@ def grown(*readings: dict[str, t.Any]) -> t.Mapping[str, t.Sequence[int]]:
 def test_the_growth_of_both_sides_is_summed_over_load_balancers() -> None:
     first = both(server("web4", 10), server("web5", 10), server("web1", 100))
     second = both(server("web4", 15, http_5xx=1), server("web5", 17, connect=2), server("web1", 160, response=3))
-    assert grown(first, second) == {"canary": (24, 2, 4, 0), "stable": (120, 0, 0, 6)}
+    assert grown(first, second) == {"canary": (28, 2, 4, 0), "stable": (126, 0, 0, 6)}
 
 
 def test_the_growth_of_the_first_reading_is_nothing() -> None:
