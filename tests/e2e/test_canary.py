@@ -144,11 +144,20 @@ def judged(shop: Rollouts, **variables: t.Any) -> Running:
     return running
 
 
-def polls(output: str) -> list[tuple[int, int, int, int]]:
-    """(requests, errors) of the canary and of the stable side as each line of a poll of the first step tells them."""
+class Told(t.NamedTuple):
+    """What a line of a poll says of both sides."""
+
+    canary: int
+    canary_errors: int
+    stable: int
+    stable_errors: int
+
+
+def polls(output: str) -> list[Told]:
+    """What each poll of the first step that is judged told."""
     sides = r"(step \d+ of \d+), .* canary (\d+) requests, (\d+) errors[^,;]*, stable (\d+) requests, (\d+) errors"
     told = re.findall(sides, output)
-    return [t.cast("tuple[int, int, int, int]", tuple(map(int, found))) for step, *found in told if step == told[0][0]]
+    return [Told(*map(int, counts)) for step, *counts in told if step == told[0][0]]
 
 
 def trouble(shop: Rollouts) -> tuple[Result, Summary, int]:
@@ -200,8 +209,8 @@ def test_neither_a_reload_nor_cleared_counters_nor_a_restart_fails_a_good_canary
 def test_counters_that_begin_anew_are_no_errors_and_take_nothing_back(troubled: tuple[Result, Summary, int]) -> None:
     result, _summary, before = troubled
     told = polls(result.output)
-    assert {errors for _, mine, _, others in told[:before] for errors in (mine, others)} == {0}
-    requests = [canary + stable for canary, _, stable, _ in told]
+    assert [one.canary_errors + one.stable_errors for one in told[:before]] == [0] * before
+    requests = [one.canary + one.stable for one in told]
     assert requests == sorted(requests)
 
 
