@@ -136,6 +136,16 @@ def edits(data: bytes, server: Server, weight: int | None = None, state: str | N
     return splices
 
 
+def written(data: bytes, server: Server) -> bytes:
+    """A server's line as it is in ``data``, for ``rewrite``."""
+    return data[server.directive.start : server.directive.end]
+
+
+def rewrite(server: Server, line: bytes) -> Splice:
+    """Puts back a line as it was ``written`` before, byte by byte."""
+    return server.directive.start, server.directive.end, line
+
+
 def _renumbered(data: bytes, start: int, end: int, weight: int) -> Splice:
     """The digits of a weight; the whole word where they are not written as they are read."""
     found = re.search(rb"weight=([0-9]+)", data[start:end])

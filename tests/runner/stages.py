@@ -212,7 +212,7 @@ def unit(run: Run) -> None:
 
 def e2e(run: Run) -> None:
     """Real load balancers under load; tests marked `core` and `pattern` on other ansible-cores too."""
-    system.need(["git", "haproxy", "prometheus", "wrk"])
+    system.need(["git", "haproxy", "prometheus", "wrk", *system.NGINX])
     main = run.main_environment()
     extra = collection.extra_collections(run.root, main)
     with _docker_for(run, main, "tests/e2e"):

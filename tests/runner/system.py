@@ -12,18 +12,22 @@ from runner.errors import SetupError
 INSTALL_TIMEOUT = 900
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
-# Program -> the Debian package that brings it.
+# Program, or path of a file -> the Debian package that brings it.
 PACKAGES = {
     "debootstrap": "debootstrap",
     "docker": "docker.io",
     "dockerd": "docker.io",
     "git": "git",
     "haproxy": "haproxy",
+    "nginx": "nginx-light",
     "openssl": "openssl",
     "prometheus": "prometheus",
     "shellcheck": "shellcheck",
     "wrk": "wrk",
+    "/usr/lib/nginx/modules/ngx_http_lua_module.so": "libnginx-mod-http-lua",
+    "/usr/lib/nginx/modules/ngx_stream_module.so": "libnginx-mod-stream",
 }
+NGINX = ("nginx", *(name for name in PACKAGES if name.startswith("/usr/lib/nginx/")))
 
 
 def search_path() -> str:
@@ -33,8 +37,8 @@ def search_path() -> str:
 
 
 def need(programs: t.Iterable[str]) -> None:
-    """Install the packages of the programs that are missing."""
-    missing = [program for program in programs if shutil.which(program, path=search_path()) is None]
+    """Install the packages of the programs and files that are missing."""
+    missing = [program for program in programs if shutil.which(program, os.F_OK, search_path()) is None]
     install(sorted({PACKAGES[program] for program in missing}))
 
 
