@@ -1,0 +1,168 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""A change of NGINX's configuration as a transaction: tested before it replaces anything, proved to serve, or taken back.
+
+Whatever kills it, each file holds either its old bytes or its new ones. Both are valid, also beside each other, as only weights and
+states of servers differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
+
+# `nginx -t` looks names up, and may wait for that.
+TEST_SECONDS = 60.0
+# Binds each candidate over its file where nobody else sees it, then tests.
+_BOUND_TEST = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'
+# What says that there can be no such private view here: not root, or a container.
+_NO_VIEW = ("unshare:", "mount:", "sh:")
+
+Contents = t.Mapping[str, bytes]  # by real path
+
+
+class NginxChangeError(Exception):
+    """The configuration is as it was before; the message says why."""
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """One NGINX of this host. ``command``: starts it up to the arguments; ``reload_seconds``: in which a reload must have worked."""
+
+    config: str
+    pid_file: str
+    command: t.Sequence[str] = ("nginx",)
+    reload_seconds: float = 30.0
+
+
+def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
+    """Give files new contents, and have them served. Returns the new workers.
+
+    ``old``: what was read, which must still be there. Raises NginxChangeError, and then the old contents are there, and serve; and
+    NginxProcessError where nginx does not run, and nothing was touched.
+    """
+    master = process.master_of(nginx.pid_file)
+    refused = test(nginx)
+    if refused:
+        raise NginxChangeError(f"nginx does not take its configuration as it is: {refused}. Nothing was changed.")
+    changed = {path: data for path, data in new.items() if data != old[path]}
+    with contextlib.ExitStack() as stack:
+        candidates = {path: stack.enter_context(_candidate(path, data)) for path, data in changed.items()}
+        seen = _test_bound(nginx, candidates)
+        if seen:
+            raise NginxChangeError(f"nginx does not take the change: {seen}. Nothing was changed.")
+        for path in changed:
+            _expect(path, old[path])
+        try:
+            for path, candidate in candidates.items():
+                _put(candidate, path)
+            refused = test(nginx) if seen is None else ""
+            if refused:
+                raise NginxChangeError(f"nginx does not take the change: {refused}")
+            return process.reload(master, nginx.reload_seconds)
+        except (NginxChangeError, NginxProcessError, OSError) as exc:
+            _take_back(nginx, master, {path: old[path] for path in changed})
+            raise NginxChangeError(f"{exc}. The configuration is as it was before.") from exc
+
+
+def test(nginx: Nginx) -> str:
+    """What `nginx -t` says of the configuration on disk; "" where it takes it."""
+    return _said(_run([*nginx.command, "-t", "-q", "-c", nginx.config]))
+
+
+def _test_bound(nginx: Nginx, candidates: t.Mapping[str, str]) -> str | None:
+    """As ``test``, with candidates in the place of their files, which nobody else sees; None where that cannot be had."""
+    bound = [name for path, candidate in candidates.items() for name in (candidate, path)]
+    private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOUND_TEST, "sh"]
+    done = _run([*private, *bound, "--", *nginx.command, "-t", "-q", "-c", nginx.config])
+    if done is None or (done.returncode and done.stderr.startswith(_NO_VIEW)):
+        return None
+    return _said(done)
+
+
+def _run(command: t.Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    """None where the program is not there, or does not end."""
+    with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TEST_SECONDS,
+            check=False,
+        )
+    return None
+
+
+def _said(done: subprocess.CompletedProcess[str] | None) -> str:
+    if done is None:
+        return f"there is no program nginx, or it did not end in {TEST_SECONDS:g} s"
+    if done.returncode == 0:
+        return ""
+    lines = [line.removeprefix("nginx: ") for line in done.stderr.splitlines() if "[warn]" not in line]
+    return (
+        "; ".join(line for line in lines if line and not line.endswith("test failed")) or f"exit code {done.returncode}"
+    )
+
+
+@contextlib.contextmanager
+def _candidate(path: str, data: bytes) -> t.Iterator[str]:
+    """A file beside ``path`` with its mode, owner and labels, and with ``data``. No include has a name that begins with a dot."""
+    folder, name = os.path.split(path)
+    handle, candidate = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        try:
+            with open(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                _copy_attributes(path, stream.fileno())
+                os.fsync(stream.fileno())
+        except OSError as exc:
+            raise NginxChangeError(f"{candidate} cannot be written: {exc.strerror}. Nothing was changed.") from exc
+        yield candidate
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(candidate)
+
+
+def _copy_attributes(path: str, handle: int) -> None:
+    status = os.stat(path)
+    os.fchown(handle, status.st_uid, status.st_gid)
+    os.fchmod(handle, status.st_mode & 0o7777)
+    for name in os.listxattr(path):
+        os.setxattr(handle, name, os.getxattr(path, name))
+
+
+def _put(candidate: str, path: str) -> None:
+    """In one step: whoever reads the file reads all of the old one, or all of the new one."""
+    os.replace(candidate, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _expect(path: str, data: bytes) -> None:
+    with open(path, "rb") as stream:
+        if stream.read() != data:
+            raise NginxChangeError(f"{path} was changed by somebody else meanwhile; nothing was changed, run it again")
+
+
+def _take_back(nginx: Nginx, master: Process, old: Contents) -> None:
+    for path, data in old.items():
+        with _candidate(path, data) as candidate:
+            _put(candidate, path)
+    # What the failed reload left half done is over with this one; where it did nothing, nor does this one.
+    with contextlib.suppress(NginxProcessError):
+        process.reload(master, nginx.reload_seconds)
