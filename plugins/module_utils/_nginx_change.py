@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import tempfile
 import typing as t
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from dataclasses import dataclass
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
 
-# `nginx -t` looks names up, and may wait for that.
-TEST_SECONDS = 60.0
 # Binds each candidate over its file where nobody else sees it, then tests.
 _BOUND_TEST = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'
 # What says that there can be no such private view here: not root, or a container.
 _NO_VIEW = ("unshare:", "mount:", "sh:")
 
 Contents = t.Mapping[str, bytes]  # by real path
+# Runs a program: (exit code, output, errors), as a module's run_command. Raises FileNotFoundError where there is none of that name.
+Run = t.Callable[[list[str]], tuple[int, str, str]]
 
 
 class NginxChangeError(Exception):
@@ -44,20 +43,20 @@ class Nginx:
     reload_seconds: float = 30.0
 
 
-def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
+def change(nginx: Nginx, old: Contents, new: Contents, run: Run) -> list[Process]:
     """Give files new contents, and have them served. Returns the new workers.
 
     ``old``: what was read, which must still be there. Raises NginxChangeError, and then the old contents are there, and serve; and
     NginxProcessError where nginx does not run, and nothing was touched.
     """
     master = process.master_of(nginx.pid_file)
-    refused = test(nginx)
+    refused = test(nginx, run)
     if refused:
         raise NginxChangeError(f"nginx does not take its configuration as it is: {refused}. Nothing was changed.")
     changed = {path: data for path, data in new.items() if data != old[path]}
     with contextlib.ExitStack() as stack:
         candidates = {path: stack.enter_context(_candidate(path, data)) for path, data in changed.items()}
-        seen = _test_bound(nginx, candidates)
+        seen = _test_bound(nginx, candidates, run)
         if seen:
             raise NginxChangeError(f"nginx does not take the change: {seen}. Nothing was changed.")
         for path in changed:
@@ -65,7 +64,7 @@ def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
         try:
             for path, candidate in candidates.items():
                 _put(candidate, path)
-            refused = test(nginx) if seen is None else ""
+            refused = test(nginx, run) if seen is None else ""
             if refused:
                 raise NginxChangeError(f"nginx does not take the change: {refused}")
             return process.reload(master, nginx.reload_seconds)
@@ -74,45 +73,36 @@ def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
             raise NginxChangeError(f"{exc}. The configuration is as it was before.") from exc
 
 
-def test(nginx: Nginx) -> str:
+def test(nginx: Nginx, run: Run) -> str:
     """What `nginx -t` says of the configuration on disk; "" where it takes it."""
-    return _said(_run([*nginx.command, "-t", "-q", "-c", nginx.config]))
+    return _said(_ran([*nginx.command, "-t", "-q", "-c", nginx.config], run))
 
 
-def _test_bound(nginx: Nginx, candidates: t.Mapping[str, str]) -> str | None:
+def _test_bound(nginx: Nginx, candidates: t.Mapping[str, str], run: Run) -> str | None:
     """As ``test``, with candidates in the place of their files, which nobody else sees; None where that cannot be had."""
     bound = [name for path, candidate in candidates.items() for name in (candidate, path)]
     private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOUND_TEST, "sh"]
-    done = _run([*private, *bound, "--", *nginx.command, "-t", "-q", "-c", nginx.config])
-    if done is None or (done.returncode and done.stderr.startswith(_NO_VIEW)):
+    done = _ran([*private, *bound, "--", *nginx.command, "-t", "-q", "-c", nginx.config], run)
+    if done is None or (done[0] and done[2].startswith(_NO_VIEW)):
         return None
     return _said(done)
 
 
-def _run(command: t.Sequence[str]) -> subprocess.CompletedProcess[str] | None:
-    """None where the program is not there, or does not end."""
-    with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TEST_SECONDS,
-            check=False,
-        )
+def _ran(command: list[str], run: Run) -> tuple[int, str, str] | None:
+    """None where the program is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return run(command)
     return None
 
 
-def _said(done: subprocess.CompletedProcess[str] | None) -> str:
+def _said(done: tuple[int, str, str] | None) -> str:
     if done is None:
-        return f"there is no program nginx, or it did not end in {TEST_SECONDS:g} s"
-    if done.returncode == 0:
+        return "there is no program nginx"
+    code, _output, errors = done
+    if code == 0:
         return ""
-    lines = [line.removeprefix("nginx: ") for line in done.stderr.splitlines() if "[warn]" not in line]
-    return (
-        "; ".join(line for line in lines if line and not line.endswith("test failed")) or f"exit code {done.returncode}"
-    )
+    lines = [line.removeprefix("nginx: ") for line in errors.splitlines() if "[warn]" not in line]
+    return "; ".join(line for line in lines if line and not line.endswith("test failed")) or f"exit code {code}"
 
 
 @contextlib.contextmanager

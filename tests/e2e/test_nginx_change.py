@@ -17,7 +17,8 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, NginxChangeError, change
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, NginxChangeError
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import change as change_with
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import replaced
@@ -47,6 +48,15 @@ upstream app {{
     server unix:{folder}/a.sock weight=3; server unix:{folder}/b.sock; # both
 }}
 """
+
+
+def run(command: list[str]) -> tuple[int, str, str]:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=30)
+    return done.returncode, done.stdout, done.stderr
+
+
+def change(nginx: Nginx, old: dict[str, bytes], new: dict[str, bytes]) -> list[process.Process]:
+    return change_with(nginx, old, new, run)
 
 
 class Server:
