@@ -15,7 +15,7 @@ from local_fleet.layout import LOAD_BALANCERS, TEMPLATE, Options
 from local_fleet.polling import poll
 from local_fleet.tally import Summary
 
-HOSTS = {"web1", "web2", "web3", "web4"}
+HOSTS = {"web1", "web2"}
 ERRORS = {"behaviour": "errors", "rate": 0.5}
 
 
@@ -30,7 +30,9 @@ def held(shop: Rollouts) -> list[str]:
 @pytest.fixture(scope="module")
 def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """A good release."""
-    with Rollouts(tmp_path_factory.mktemp("canary"), Options(apps=4), {"rollout_analysis": COARSE}, {}) as shop:
+    with Rollouts(
+        tmp_path_factory.mktemp("canary"), Options(apps=len(HOSTS)), {"rollout_analysis": COARSE}, {}
+    ) as shop:
         return see(shop, "canary", "2.0.0")
 
 
@@ -59,7 +61,7 @@ def test_each_poll_tells_the_step_the_shares_both_sides_and_the_evidence(promote
 def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """A release that answers half of its requests with errors."""
     variables = {"rollout_analysis": COARSE, "fleet_behaviours": {"2.0.0": ERRORS}, "canary_step_for": 20}
-    with Rollouts(tmp_path_factory.mktemp("canary"), Options(apps=4), variables, {}) as shop:
+    with Rollouts(tmp_path_factory.mktemp("canary"), Options(apps=len(HOSTS)), variables, {}) as shop:
         return see(shop, "canary", "2.0.0")
 
 
@@ -90,7 +92,7 @@ def test_a_canary_that_waits_goes_on_when_it_is_promoted(canary: Rollouts) -> No
     waiting = canary.canary("2.0.0", canary_steps=PAUSED).expect(0, "paused")
     assert "steady.rollout.promote" in waiting.output
     assert held(canary) == list(LOAD_BALANCERS)
-    assert canary.releases() == {"web1": "2.0.0", **dict.fromkeys(("web2", "web3", "web4"), "1.0.0")}
+    assert canary.releases() == {"web1": "2.0.0", "web2": "1.0.0"}
     other = canary.canary("3.0.0").expect(2, "refused")
     assert "it is paused" in other.message
     canary.promote(canary_steps=PAUSED).expect(0, "promoted")

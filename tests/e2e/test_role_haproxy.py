@@ -19,7 +19,8 @@ import pytest
 
 from e2e.hosts import Host, image_of
 
-pytestmark = pytest.mark.containers
+# In one process: making a host ready takes a minute and a half.
+pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_haproxy")]
 
 OLDEST = pytest.param("bullseye", marks=[pytest.mark.core, pytest.mark.oldest_only])
 NEWEST = "forky"

@@ -209,6 +209,7 @@ def part(name: str) -> dict[str, t.Any]:
     return {"name": name, "ansible.builtin.include_role": {"name": "steady.rollout.rollout", "tasks_from": name}}
 
 
+@pytest.mark.long
 def test_a_user_takes_a_host_out_and_in_around_tasks_of_their_own(rolling: Rollouts) -> None:
     load, watch = rolling.load(), rolling.watch()
     fleet = {"PYTHONPATH": "{{ fleet_program }}"}

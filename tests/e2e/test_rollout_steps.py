@@ -16,6 +16,7 @@ BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 PLAY = [{"hosts": "app", "gather_facts": False, "roles": ["steady.rollout.rollout"]}]
 
 
+@pytest.mark.long
 def test_a_plan_of_ones_own_moves_traffic_step_by_step(blue_green: Rollouts) -> None:
     steps: list[dict[str, t.Any]] = [
         {"deploy": "green"},
