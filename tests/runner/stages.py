@@ -361,8 +361,8 @@ STAGES = {
         Stage("sanity", sanity, limit=900),
         Stage("unit", unit, limit=600),
         Stage("integration", integration, limit=900),
-        Stage("e2e", e2e, limit=3600),
-        Stage("faults", faults, limit=1800),
+        Stage("e2e", e2e, limit=4800),
+        Stage("faults", faults, limit=3000),
         Stage("benchmarks", benchmarks, limit=900),
     )
 }
