@@ -231,9 +231,8 @@ def _counters(server: t.Mapping[str, t.Any]) -> list[int | None]:
     told = {"requests": server.get("requests"), **{kind: (server.get("errors") or {}).get(kind) for kind in ERRORS}}
     if isinstance(told["connect"], int):
         told["connect"] += server.get("redispatches") or 0
-    if (
-        isinstance(told["requests"], int) and told["http_5xx"] is not None
-    ):  # a session in TCP mode is there all the same
+    is_http = told["http_5xx"] is not None  # in TCP mode a session is counted whatever becomes of it
+    if is_http and isinstance(told["requests"], int):
         told["requests"] += (told["connect"] or 0) + (told["response"] or 0)
     return [value if isinstance(value, int) and value >= 0 else None for value in map(told.get, COUNTERS)]
 

@@ -216,29 +216,25 @@ def test_counters_that_begin_anew_are_no_errors_and_take_nothing_back(troubled: 
     assert requests == sorted(requests)
 
 
-def test_a_load_balancer_without_traffic_neither_fails_a_canary_nor_keeps_it_from_passing(
-    start_rollouts: t.Callable[..., Rollouts],
-) -> None:
-    shop = start_rollouts(apps=2, variables={"rollout_analysis": COARSE, "canary_steps": [25]})
-    load = shop.load(only="lb1")
-    shop.canary("2.0.0").expect(0, "promoted")
+def test_a_load_balancer_without_traffic_neither_fails_a_canary_nor_keeps_it_from_passing(canary: Rollouts) -> None:
+    load = canary.load(only="lb1")
+    canary.canary("2.0.0", canary_steps=[25]).expect(0, "promoted")
     load.stop()
-    shop.expect_traffic("2.0.0", {"web1", "web2"})
+    canary.expect_traffic("2.0.0", HOSTS)
     assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
 
 
-def test_a_canary_that_goes_down_is_taken_back_at_once(start_rollouts: t.Callable[..., Rollouts]) -> None:
-    shop = start_rollouts(apps=2, variables={"rollout_analysis": COARSE})
-    load = shop.load()
-    running = judged(shop, canary_step_for=120)
-    shop.fleet.kill("web1")
+def test_a_canary_that_goes_down_is_taken_back_at_once(canary: Rollouts) -> None:
+    load = canary.load()
+    running = judged(canary, canary_step_for=120)
+    canary.fleet.kill("web1")
     before = len(polls(running.output))
     result = running.result().expect(2, "rolled_back")
     load.stop()
     assert "shop/web1 down (DOWN" in result.message
     assert len(polls(result.output)) <= before + 3
     assert load.summary().lost == 0, load.summary().examples
-    shop.expect_traffic("1.0.0", {"web1", "web2"})
+    canary.expect_traffic("1.0.0", HOSTS)
 
 
 # --- Side by side

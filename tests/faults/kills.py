@@ -36,7 +36,7 @@ ACT_SECONDS = 40.0  # that an act under way may take to its end
 class Strategy:
     """A playbook, and the fleet that it releases to. ``hosts``: all app hosts; ``carrying``: who carries before, and after the way back.
 
-    ``everyday``: the kinds of record that a controller is killed at every day; None for all.
+    ``everyday``: whether its controller is killed every day, at every kind of record, or only with --all.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Strategy:
     carrying: frozenset[str]
     options: t.Mapping[str, t.Any]
     variables: t.Mapping[str, t.Any]
-    everyday: frozenset[str] | None = None
+    everyday: bool = True
 
     @property
     def in_place(self) -> bool:
@@ -94,7 +94,7 @@ def hosts(count: int) -> frozenset[str]:
     return frozenset(f"web{number}" for number in range(1, count + 1))
 
 
-# A canary's kills take long, and are left to --all; every day the others are killed at every kind of record.
+# Every day the others are killed at every kind of record that a canary has as well, but for a pause: its kills take long.
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
@@ -105,7 +105,7 @@ STRATEGIES = {
             {},
             # Whether a pass is reached in time must not decide what is written down.
             {"rollout_analysis": COARSE, "canary_steps": [25, {"pause": {}}], "canary_inconclusive": "continue"},
-            frozenset(),
+            everyday=False,
         ),
         Strategy(
             "blue_green",

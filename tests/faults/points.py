@@ -72,15 +72,14 @@ def calls(uses: t.Sequence[Use], journals: t.Mapping[str, t.Sequence[Record]]) -
     return found
 
 
-def points(made: t.Sequence[Call], every: bool, kinds: t.Collection[str] | None = None) -> list[Point]:
-    """Before and after the first line of each kind, or of each of ``kinds``, or every line. What an act writes after its first line
-    it writes however its controller is: there the first one stands for all, unless ``every``."""
+def points(made: t.Sequence[Call], every: bool) -> list[Point]:
+    """Before and after the first line of each kind, or every line. What an act writes after its first line it writes however
+    its controller is: there the first one stands for all, unless ``every``."""
     moments: dict[tuple[str, int, int], list[str]] = {}
     seen: set[str] = set()
     for number, call in enumerate(made):
         for place, record in enumerate(call.records):
-            asked = kinds is None or kind(record) in kinds
-            if every or (asked and kind(record) not in seen):
+            if every or kind(record) not in seen:
                 seen.add(kind(record))
                 what = f"{kind(record)} on {call.use.host}"
                 moments.setdefault(_before(made, number, place, every), []).append(f"before {what}")

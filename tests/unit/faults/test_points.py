@@ -65,13 +65,6 @@ def test_moments_that_leave_the_same_behind_are_one_point() -> None:
     assert len(names) == len(set(names)) == 2 + 2 * len(JOURNAL)
 
 
-def test_only_the_kinds_that_are_asked_for_have_points() -> None:
-    assert [name for name, _act, _line in named(points(MADE, every=False, kinds={"end"}))] == [
-        "before end on lb1",
-        "after end on lb1",
-    ]
-
-
 def test_what_ends_in_another_way_or_begins_again_is_of_a_kind_of_its_own() -> None:
     told = [
         kind({**END, "outcome": "paused"}),
