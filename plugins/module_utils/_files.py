@@ -6,42 +6,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
+import typing as t
 
 
 def replace_file(path: str, text: str, mode: int = 0o644) -> None:
-    """Put ``text`` at ``path`` in one step; an existing regular file keeps its owner and mode. Raises OSError.
+    """Put ``text`` at ``path`` in one step; an existing regular file keeps its owner, mode and labels. Raises OSError.
 
     A link at ``path`` is replaced, never followed: the directory may belong to a less trusted user.
+    """
+    with written_beside(path, text.encode(), mode) as temporary:
+        put(temporary, path)
+
+
+@contextlib.contextmanager
+def written_beside(path: str, data: bytes, mode: int = 0o644) -> t.Iterator[str]:
+    """The path of a file with ``data`` that can be ``put`` at ``path``, and is removed where it was not. Raises OSError.
+
+    Its name begins with a dot, so that nobody who reads all files of the directory reads it.
     """
     directory = os.path.dirname(path) or "."
     handle, temporary = tempfile.mkstemp(prefix="." + os.path.basename(path) + ".", dir=directory)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            _take_over_owner(path, stream.fileno(), mode)
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            _take_over(path, stream.fileno(), mode)
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _flush_directory(directory)
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
-def _take_over_owner(path: str, handle: int, mode: int) -> None:
+def put(temporary: str, path: str) -> None:
+    """In one step: whoever reads ``path`` reads all of the old file, or all of the new one. Raises OSError."""
+    os.replace(temporary, path)
+    _flush_directory(os.path.dirname(path) or ".")
+
+
+def _take_over(path: str, handle: int, mode: int) -> None:
+    """Owner, mode and labels, such as SELinux's, of what is there."""
     try:
         old = os.lstat(path)
     except FileNotFoundError:
         os.fchmod(handle, mode)
         return
-    if stat.S_ISREG(old.st_mode):
-        if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-            os.fchown(handle, old.st_uid, old.st_gid)
-        mode = stat.S_IMODE(old.st_mode)
-    os.fchmod(handle, mode)
+    if not stat.S_ISREG(old.st_mode):
+        os.fchmod(handle, mode)
+        return
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(handle, old.st_uid, old.st_gid)
+    os.fchmod(handle, stat.S_IMODE(old.st_mode))
+    labels, known = _labels(path), _labels(handle)
+    for name, value in labels.items():
+        if known.get(name) != value:
+            os.setxattr(handle, name, value)
+
+
+def _labels(place: str | int) -> dict[str, bytes]:
+    """Nothing where the file system has none."""
+    with contextlib.suppress(OSError):
+        return {name: os.getxattr(place, name) for name in os.listxattr(place)}
+    return {}
 
 
 def _flush_directory(directory: str) -> None:

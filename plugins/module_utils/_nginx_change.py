@@ -11,12 +11,11 @@ states of servers differ.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
+from ansible_collections.steady.rollout.plugins.module_utils._files import put, written_beside
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
 
 # Binds each candidate over its file where nobody else sees it, then tests.
@@ -52,10 +51,17 @@ def change(nginx: Nginx, old: Contents, new: Contents, run: Run) -> list[Process
     master = process.master_of(nginx.pid_file)
     refused = test(nginx, run)
     if refused:
-        raise NginxChangeError(f"nginx does not take its configuration as it is: {refused}. Nothing was changed.")
+        raise NginxChangeError(
+            f"nginx does not take its configuration as it is: {refused}. Nothing was changed; mend it first."
+        )
     changed = {path: data for path, data in new.items() if data != old[path]}
     with contextlib.ExitStack() as stack:
-        candidates = {path: stack.enter_context(_candidate(path, data)) for path, data in changed.items()}
+        try:
+            candidates = {path: stack.enter_context(written_beside(path, data)) for path, data in changed.items()}
+        except OSError as exc:
+            raise NginxChangeError(
+                f"the change cannot be written beside its file: {exc}. Nothing was changed."
+            ) from exc
         seen = _test_bound(nginx, candidates, run)
         if seen:
             raise NginxChangeError(f"nginx does not take the change: {seen}. Nothing was changed.")
@@ -63,7 +69,7 @@ def change(nginx: Nginx, old: Contents, new: Contents, run: Run) -> list[Process
             _expect(path, old[path])
         try:
             for path, candidate in candidates.items():
-                _put(candidate, path)
+                put(candidate, path)
             refused = test(nginx, run) if seen is None else ""
             if refused:
                 raise NginxChangeError(f"nginx does not take the change: {refused}")
@@ -105,54 +111,20 @@ def _said(done: tuple[int, str, str] | None) -> str:
     return "; ".join(line for line in lines if line and not line.endswith("test failed")) or f"exit code {code}"
 
 
-@contextlib.contextmanager
-def _candidate(path: str, data: bytes) -> t.Iterator[str]:
-    """A file beside ``path`` with its mode, owner and labels, and with ``data``. No include has a name that begins with a dot."""
-    folder, name = os.path.split(path)
-    handle, candidate = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        try:
-            with open(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                _copy_attributes(path, stream.fileno())
-                os.fsync(stream.fileno())
-        except OSError as exc:
-            raise NginxChangeError(f"{candidate} cannot be written: {exc.strerror}. Nothing was changed.") from exc
-        yield candidate
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(candidate)
-
-
-def _copy_attributes(path: str, handle: int) -> None:
-    status = os.stat(path)
-    os.fchown(handle, status.st_uid, status.st_gid)
-    os.fchmod(handle, status.st_mode & 0o7777)
-    for name in os.listxattr(path):
-        os.setxattr(handle, name, os.getxattr(path, name))
-
-
-def _put(candidate: str, path: str) -> None:
-    """In one step: whoever reads the file reads all of the old one, or all of the new one."""
-    os.replace(candidate, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _expect(path: str, data: bytes) -> None:
-    with open(path, "rb") as stream:
-        if stream.read() != data:
-            raise NginxChangeError(f"{path} was changed by somebody else meanwhile; nothing was changed, run it again")
+    try:
+        with open(path, "rb") as stream:
+            same = stream.read() == data
+    except OSError:
+        same = False
+    if not same:
+        raise NginxChangeError(f"{path} was changed by somebody else meanwhile; nothing was changed, run it again")
 
 
 def _take_back(nginx: Nginx, master: Process, old: Contents) -> None:
     for path, data in old.items():
-        with _candidate(path, data) as candidate:
-            _put(candidate, path)
+        with written_beside(path, data) as candidate:
+            put(candidate, path)
     # What the failed reload left half done is over with this one; where it did nothing, nor does this one.
     with contextlib.suppress(NginxProcessError):
         process.reload(master, nginx.reload_seconds)
