@@ -15,15 +15,16 @@ from ansible_collections.steady.rollout.plugins.module_utils._duration import sp
 from ansible_collections.steady.rollout.plugins.module_utils._error_evidence import Counts, Tolerance
 from ansible_collections.steady.rollout.plugins.module_utils._judge import ERRORS, Averages, Poll
 from ansible_collections.steady.rollout.plugins.module_utils._judge_input import settings_of
+from ansible_collections.steady.rollout.plugins.module_utils._watch import requests_and_errors
 
 # By load balancer, its servers as a poll tells them.
 Servers = t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
 Sides = t.Mapping[str, t.Collection[t.Sequence[str]]]
 
-
 # The past is another time, in which less or more may have failed for reasons of its own: so many times the ratio, and a delta of at
 # least so much.
 PAST_RATIO, PAST_DELTA = 2.0, 0.005
+BEFORE = "what carried before"
 
 
 class Past(t.NamedTuple):
@@ -61,8 +62,7 @@ class Analysis(t.NamedTuple):
 
 def past_of(counts: t.Sequence[int], parts: int, dealt: int) -> Past:
     """From what servers that carry no more have counted, as _watch tells it."""
-    requests, errors = _requests_and_errors(counts)
-    return Past(requests, min(errors, requests), max(1, parts), dealt)
+    return Past(*requests_and_errors(counts), max(1, parts), dealt)
 
 
 def analyse(
@@ -73,15 +73,15 @@ def analyse(
     past: Past = NO_PAST,
 ) -> Analysis:
     """One more poll. ``judge``: as a step tells it; ``known``: the state after the poll before; ``grown``: as _watch tells it."""
-    settings = settings_of(judge["options"])
-    stable = _requests_and_errors(grown["stable"])
+    settings = dataclasses.replace(settings_of(judge["options"]), canary=judge["name"])
+    stable = requests_and_errors(grown["stable"])
     if judge["past"]:
         settings = _against_the_past(settings)
         if any(grown["canary"]):
             stable, past = past.part(), past._replace(dealt=past.dealt + 1)
     state = _judge.State.from_dict(known) if known else _judge.begin(settings, averages=True)
     averages = _averages(judge["sides"], servers)
-    counts = Counts(*_requests_and_errors(grown["canary"]), *stable)
+    counts = Counts(*requests_and_errors(grown["canary"]), *stable)
     state = _judge.take(settings, state, Poll({ERRORS: counts}, averages=averages))
     evidence = _judge.evidence(settings, state)
     return Analysis(
@@ -98,7 +98,7 @@ def analyse(
 
 def _against_the_past(settings: _judge.Settings) -> _judge.Settings:
     wider = Tolerance(min(PAST_RATIO * settings.fails.ratio, 1000.0), max(PAST_DELTA, settings.fails.delta))
-    return dataclasses.replace(settings, fails=wider, passes=wider, beside="what carried before")
+    return dataclasses.replace(settings, fails=wider, passes=wider, beside=BEFORE)
 
 
 def at_end(
@@ -136,23 +136,17 @@ def line(
     seen = f"{100 * mine[0] / requests:.1f} %" if requests else "nothing"
     time = f"{spelled(round(left))} left" if left >= 0.5 else f"{spelled(round(elapsed))} so far"
     past = analysis.past
-    other = f"{watch['rest_name']} {_side(*_requests_and_errors(rest))}"
+    other = f"{watch['rest_name']} {_side(*requests_and_errors(rest))}"
     if watch["judge"]["past"]:
-        known = _side(past.requests, past.errors) if past.requests else "nothing is known"
-        other = f"of what carried before {known}"
+        other = f"{BEFORE} {_side(past.requests, past.errors)}" if past.requests else f"nothing is known of {BEFORE}"
     parts = [
         f"{watch['steps']}, {time}",
         f"{watch['name']} gets {seen} of the traffic, {watch['wanted_percent']:.1f} % wanted",
-        f"{watch['name']} {_side(*_requests_and_errors(mine))}, {other}",
+        f"{watch['name']} {_side(*requests_and_errors(mine))}, {other}",
         analysis.means,
         f"evidence for fail {100 * analysis.fail:.0f} %, for pass {100 * analysis.good:.0f} %",
     ]
     return "; ".join(part for part in parts if part)
-
-
-def _requests_and_errors(grown: t.Sequence[int]) -> tuple[int, int]:
-    requests, http_5xx, connect, response = grown
-    return requests, http_5xx + connect + response
 
 
 def _side(requests: int, errors: int) -> str:

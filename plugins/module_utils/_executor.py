@@ -669,6 +669,7 @@ def _tell_judge(run: Run, index: int, glances: bool) -> dict[str, t.Any] | None:
     judged = bool(step.options.get("judged")) and not glances
     return {
         "sides": sides,
+        "name": "the canary" if named else _name(run, step),
         "past": [] if sides["stable"] else _past(run, index, deployed | same),
         "options": {**run.settings.judge, "horizon": _horizon(run)},
         "judged": judged,

@@ -45,8 +45,8 @@ class Settings:
 
     ``alpha`` and ``beta``: how probable a wrong fail and a wrong pass may be (0-1). ``horizon``: polls that are expected at most.
     ``latency``: how many times as long the canary may take. ``absolute_max``: the part of the canary's requests (0-1) that may fail
-    where nothing is there to compare with. ``further``: other counts of bad answers, each with its own tolerance. ``beside``: what
-    the canary is compared with, for messages.
+    where nothing is there to compare with. ``further``: other counts of bad answers, each with its own tolerance. ``canary`` and
+    ``beside``: what the two sides are called in messages.
     """
 
     fails: Tolerance = DEFAULT
@@ -58,6 +58,7 @@ class Settings:
     min_requests: int = 50
     absolute_max: float = 0.5
     further: t.Mapping[str, Tolerance] = field(default_factory=dict)
+    canary: str = "the canary"
     beside: str = "the stable servers"
 
     def __post_init__(self) -> None:
@@ -210,19 +211,21 @@ def reason(settings: Settings, state: State) -> str:
     total = state.counts[ERRORS].total
     seen = _told(settings, total)
     if state.quiet >= QUIET:
-        return f"no_data: the canary got no requests in the last {state.quiet} polls; {seen}"
+        return f"no_data: {settings.canary} got no requests in the last {state.quiet} polls; {seen}"
     if _both_broken(settings, total):
         return (
             f"both sides fail more than {settings.absolute_max:.0%} of their requests, so that the release is not what is wrong; hold "
             f"until that is mended: {seen}"
         )
     if _passes(settings, state):
-        return f"the canary is not worse than tolerated ({_tolerated(settings.passes)}): {seen}"
+        return f"{settings.canary} is not worse than tolerated ({_tolerated(settings, settings.passes)}): {seen}"
     needed = requests_needed(settings, state)
     if total.canary and not total.stable:
-        return f"there is no stable traffic to compare with: {seen}"
+        return f"there is no traffic of {settings.beside} to compare with: {seen}"
     if needed is not None:
-        return f"not enough evidence yet: {seen}; about {needed} more requests to the canary are needed for a pass"
+        return (
+            f"not enough evidence yet: {seen}; about {needed} more requests to {settings.canary} are needed for a pass"
+        )
     if evidence(settings, state)["fail"] >= _LOOKS_BAD:
         return f"not enough evidence yet, and it looks worse than tolerated: {seen}"
     return f"not enough evidence yet: {seen}"
@@ -321,7 +324,8 @@ def _failure(settings: Settings, state: State) -> str:
     errors = state.counts[ERRORS]
     if errors.enough(settings.min_requests) and _evidence.reaches(state.absolute, settings.alpha):
         return (
-            f"more than {settings.absolute_max:.0%} of the canary's requests fail while there is no stable traffic to compare with: "
+            f"more than {settings.absolute_max:.0%} of the requests to {settings.canary} fail while there is no traffic of {settings.beside} to "
+            "compare with: "
             f"{_told(settings, errors.total)}"
         )
     if not _evidence.reaches(_combined(settings, state), settings.alpha):
@@ -331,13 +335,13 @@ def _failure(settings: Settings, state: State) -> str:
         ((name, log) for name, log in _kinds(settings, state) if log is not None), key=lambda kind: kind[1]
     )[0]
     if strongest == "latency":
-        return f"the canary is more than {settings.latency:g} times as slow as the stable servers: {seen}"
+        return f"{settings.canary} is more than {settings.latency:g} times as slow as {settings.beside}: {seen}"
     if strongest == "averages":
-        return (
-            f"the canary's average times are more than {settings.latency:g} times those of the stable servers: {seen}"
-        )
+        return f"the average times of {settings.canary} are more than {settings.latency:g} times those of {settings.beside}: {seen}"
     told = seen if strongest == ERRORS else f"{strongest}: {_told(settings, state.counts[strongest].total)}"
-    return f"the canary is worse than tolerated ({_tolerated(settings.tolerances(strongest)[0])}): {told}"
+    return (
+        f"{settings.canary} is worse than tolerated ({_tolerated(settings, settings.tolerances(strongest)[0])}): {told}"
+    )
 
 
 def _passes(settings: Settings, state: State) -> bool:
@@ -358,14 +362,14 @@ def _both_broken(settings: Settings, total: Counts) -> bool:
     )
 
 
-def _tolerated(tolerance: Tolerance) -> str:
-    return f"up to {tolerance.ratio:g} times the stable rate and {100 * tolerance.delta:g} points more"
+def _tolerated(settings: Settings, tolerance: Tolerance) -> str:
+    return f"up to {tolerance.ratio:g} times the rate of {settings.beside} and {100 * tolerance.delta:g} points more"
 
 
 def _told(settings: Settings, total: Counts) -> str:
     """The counts of both sides, with their rates."""
     mine, other = _side(total.canary, total.canary_bad), _side(total.stable, total.stable_bad)
-    return f"{mine} of the canary failed, of {settings.beside} {other}"
+    return f"{mine} to {settings.canary} failed, of {settings.beside} {other}"
 
 
 def _side(requests: int, bad: int) -> str:

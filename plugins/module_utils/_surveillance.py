@@ -54,7 +54,8 @@ def poll(
     again = [one["lb"] for one in reassert]
     judged = {lb: answer for lb, answer in good.items() if lb not in again}
     judge = watch["judge"]
-    seen = {lb: _reading(answer) for lb, answer in judged.items()}
+    readings_of = {lb: _reading(answer) for lb, answer in good.items()}
+    seen = {lb: readings_of[lb] for lb in judged}
     verdict = _watch.step(
         known.get("state") or {},
         seen,
@@ -80,7 +81,7 @@ def poll(
     analysed = (previous.get("analysis") or {}) if previous.get("rollout_id") == told["rollout_id"] else {}
     if judge:
         servers = _busy(seen, (known.get("state") or {}).get("lbs") or {})
-        counted = _counted_before(judge["past"], {lb: _reading(answer) for lb, answer in good.items()}, past["lbs"])
+        counted = _counted_before(judge["past"], readings_of, past["lbs"])
         polls = int(-(-watch["seconds"] // watch["interval"]))
         before_it = _analysis.past_of(_watch.total(counted.values()), polls, past["dealt"])
         analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, before_it)

@@ -262,18 +262,23 @@ def _sum(one: t.Sequence[int], other: t.Sequence[int]) -> Counts:
     return _counts([mine + yours for mine, yours in zip(one, other)])
 
 
+def requests_and_errors(counts: t.Sequence[int]) -> tuple[int, int]:
+    """Of counts in the order of COUNTERS. Where errors are more than requests, by a skew of the counters, all of them failed."""
+    requests, *errors = counts
+    return max(requests, sum(errors)), sum(errors)
+
+
 def total(polls: t.Iterable[t.Sequence[int]]) -> Counts:
     """Counts summed up."""
     return _counts([sum(column) for column in zip(NONE, *polls)])
 
 
 def _errors(counts: Counts) -> int:
-    return sum(counts[1:])
+    return requests_and_errors(counts)[1]
 
 
 def _attempts(counts: Counts) -> int:
-    """Requests; where errors are more, by a skew of the counters, those."""
-    return max(counts[0], _errors(counts))
+    return requests_and_errors(counts)[0]
 
 
 def _rate(counts: Counts) -> float:

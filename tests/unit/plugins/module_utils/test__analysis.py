@@ -25,6 +25,7 @@ from simulated_rollout import JUDGE
 SIDES = {"canary": [["shop", "web1"]], "stable": [["shop", "web2"], ["shop", "web3"]]}
 TOLD: dict[str, t.Any] = {
     "sides": SIDES,
+    "name": "the canary",
     "past": [],
     "options": {**JUDGE, "horizon": 180},
     "judged": True,
@@ -185,4 +186,4 @@ def test_each_request_of_the_past_is_dealt_out_once(requests: int, errors: int, 
         assert 0 <= part[1] <= part[0]
         dealt = [dealt[0] + part[0], dealt[1] + part[1]]
         past = past._replace(dealt=past.dealt + 1)
-    assert dealt == [requests, min(requests, errors)]
+    assert dealt == [max(requests, errors), errors]

@@ -240,7 +240,7 @@ def test_without_a_stable_side_only_the_absolute_guard_speaks() -> None:
     assert verdict(of_errors(*[Counts(100, 30, 0, 0)] * 30)) == INCONCLUSIVE
     state = judged(of_errors(*[Counts(100, 90, 0, 0)] * 3))
     assert _judge.verdict(SETTINGS, state) == FAIL
-    assert "no stable traffic" in _judge.reason(SETTINGS, state)
+    assert "no traffic of the stable servers" in _judge.reason(SETTINGS, state)
 
 
 def test_six_polls_without_canary_requests_are_told_as_no_data() -> None:
