@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
 from ansible_collections.steady.rollout.plugins.module_utils import _guard_lock
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, perform
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import DRIVERS
@@ -58,7 +58,7 @@ class Guard:
         for backend in fence.armed_backends(self._state_dir):
             try:
                 left |= self._look(backend)
-            except (StateError, HaproxyError, OSError, LookupError, TypeError, ValueError) as exc:
+            except (StateError, LoadBalancerError, OSError, LookupError, TypeError, ValueError) as exc:
                 left = True
                 _say(f"backend {backend}: {exc}")
         return left
@@ -85,7 +85,7 @@ class Guard:
             return
         try:
             servers = driver.read([backend]).backends[backend]["servers"]
-        except HaproxyError as exc:
+        except LoadBalancerError as exc:
             self._later(backend, None, str(exc), trouble)
             return
         settled = frozenset(str(one["name"]) for one in servers if one["settled"])
@@ -103,7 +103,7 @@ class Guard:
         )
         try:
             done = perform(act, driver)
-        except HaproxyError as exc:
+        except LoadBalancerError as exc:
             self._later(backend, settled, str(exc), trouble)
             return
         out = done.backends[backend].out

@@ -19,6 +19,8 @@ import stat
 import time
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+
 PROMPT = b"\n> "
 MASTER_PROMPT = b"master> "
 # HAProxy's own rule for proxy and server names (invalid_char() in its source accepts these and no others).
@@ -27,8 +29,8 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]+\Z")
 Address = t.Union[str, tuple[str, int]]
 
 
-class HaproxyError(Exception):
-    """What was asked, what HAProxy answered, what to do next: one or two sentences for a person."""
+class HaproxyError(LoadBalancerError):
+    """What was asked, what HAProxy answered, what to do next."""
 
 
 class ConnectionLost(HaproxyError):

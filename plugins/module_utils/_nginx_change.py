@@ -15,6 +15,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._files import put, written_beside
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
 
@@ -28,7 +29,7 @@ Contents = t.Mapping[str, bytes]  # by real path
 Run = t.Callable[[list[str]], tuple[int, str, str]]
 
 
-class NginxChangeError(Exception):
+class NginxChangeError(LoadBalancerError):
     """The configuration is as it was before; the message says why."""
 
 

@@ -16,11 +16,13 @@ import signal
 import time
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+
 MASTER, WORKER, LEAVING = "nginx: master process", "nginx: worker process", "is shutting down"
 LOOK_SECONDS = 0.02
 
 
-class NginxProcessError(Exception):
+class NginxProcessError(LoadBalancerError):
     """NGINX does not run, or did not do what it was told; the message says what was seen."""
 
 

@@ -13,6 +13,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import (
     Directive,
     NginxSyntaxError,
@@ -31,7 +32,7 @@ _BLANK = b" \t"
 Splice = tuple[int, int, bytes]
 
 
-class NginxConfigError(Exception):
+class NginxConfigError(LoadBalancerError):
     """The configuration cannot be read, or does not hold what is asked for; the message says where."""
 
 

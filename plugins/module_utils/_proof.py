@@ -10,8 +10,7 @@ import time
 import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver, Reading
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver, LoadBalancerError, Reading
 
 POLL_SECONDS = 0.1
 
@@ -52,7 +51,7 @@ def _await_settled(
     while True:
         try:
             late = unsettled(driver.read(backends), awaited)
-        except HaproxyError as exc:
+        except LoadBalancerError as exc:
             return str(exc)
         if not late:
             return ""

@@ -14,9 +14,14 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils import _fence as fence
-from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Driver, Reading, Servers
+from ansible_collections.steady.rollout.plugins.module_utils._driver import (
+    Changed,
+    Driver,
+    LoadBalancerError,
+    Reading,
+    Servers,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Records
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._held import Holder, held_by, point, unpoint
 from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease, granted
 from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as lease_problem
@@ -346,10 +351,10 @@ def _shift(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> N
     for records in concerned:
         try:
             done.backends[records.backend] = driver.change(records.backend, act.servers[records.backend])
-        except HaproxyError as exc:
+        except LoadBalancerError as exc:
             failed = concerned[len(done.backends) :]
             _write_results(act, concerned, {one.backend: str(exc) for one in failed})
-            raise HaproxyError(_with_changed(str(exc), done)) from exc
+            raise LoadBalancerError(_with_changed(str(exc), done)) from exc
     done.changed |= any(changed.changed for changed in done.backends.values())
     _write_results(act, concerned, {})
 
@@ -374,7 +379,7 @@ def _refuse_overload(act: Act, driver: Driver) -> None:
         }
         problem = changing(servers, changes, act.capacity["min_percent"], act.capacity["headroom_percent"])
         if problem:
-            raise HaproxyError(f"Backend {backend}: {problem} Nothing was changed.")
+            raise LoadBalancerError(f"Backend {backend}: {problem} Nothing was changed.")
 
 
 def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) -> None:
@@ -388,7 +393,7 @@ def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) ->
     for records in held:
         try:
             done.backends[records.backend] = driver.restore(records.backend, _safe(records))
-        except (HaproxyError, StateError) as exc:
+        except (LoadBalancerError, StateError) as exc:
             errors[records.backend] = str(exc)
     done.changed |= any(changed.changed for changed in done.backends.values())
     out = {backend: changed.out for backend, changed in done.backends.items() if changed.out}
@@ -398,7 +403,7 @@ def _restore(act: Act, driver: Driver, held: t.Sequence[Records], done: Done) ->
         done.warnings.append(str(exc))
     if errors:
         problems = "; ".join(f"backend {backend}: {text.rstrip('.')}" for backend, text in errors.items())
-        raise HaproxyError(_with_changed(f"not restored: {problems}.", done))
+        raise LoadBalancerError(_with_changed(f"not restored: {problems}.", done))
 
 
 def _safe(records: Records) -> Payload:

@@ -31,7 +31,7 @@ _POLICY = ("require_healthy", "allow_unchecked", "allow_empty", "allow_backup")
 
 
 def haproxy_driver(params: Params, check_mode: bool) -> Driver:
-    """From the options of a module that has all, or some, of haproxy_backend's. Raises HaproxyError."""
+    """From the options of a module that has all, or some, of haproxy_backend's. Raises LoadBalancerError."""
     if not params["backends"]:
         raise StateError("backends is empty; name the backends of the rollout")
     waits = {name: checked_wait(name, params[name]) for name in ("drain_timeout", "health_timeout") if name in params}

@@ -302,11 +302,10 @@ survives_reload_reason:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver, LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Lost
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import KINDS, Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import (
     ACTS,
     NOTED,
@@ -396,7 +395,7 @@ def main() -> None:
         service = Service(params["state_dir"], params["guard"], module.run_command)
         done = perform(act(params, module.check_mode), driver, service)
         proof = _prove(params, driver) if not module.check_mode else {}
-    except (HaproxyError, StateError) as exc:
+    except (LoadBalancerError, StateError) as exc:
         abandoned = exc.abandoned if isinstance(exc, Lost) else ""
         module.fail_json(msg=str(exc), abandoned=abandoned, outdated=isinstance(exc, Outdated))
     for warning in done.warnings:

@@ -120,7 +120,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Records, boot_time, looked_at
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, DRIVERS
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import unusable
@@ -197,7 +197,7 @@ def main() -> None:
         driver = DRIVERS[params["provider"]](params, True)
         read = driver.read_with_survival if params["records"] else driver.read
         reading = read(params["backends"])
-    except HaproxyError as exc:
+    except LoadBalancerError as exc:
         module.fail_json(msg=str(exc))
     found: dict[str, t.Any] = {
         "process": reading.process,
