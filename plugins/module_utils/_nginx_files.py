@@ -29,6 +29,11 @@ class DiskFiles:
             self._known[path] = _read(path)
         return self._known[path]
 
+    @property
+    def paths(self) -> list[str]:
+        """What was read."""
+        return list(self._known)
+
     def included(self, pattern: str) -> list[str]:
         """The paths of what an ``include`` names, in nginx's order, which is that of their bytes. A name without a wildcard must be
         there; raises NginxConfigError where it is not."""
