@@ -1,0 +1,163 @@
+#!/usr/bin/python
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nginx_config_file
+short_description: Put a file of NGINX's configuration in its place, and prove that it serves
+version_added: 0.1.0
+description:
+  - Writes a whole file that NGINX's configuration includes in C(http), if NGINX accepts it, and has a running NGINX read it. A reload is
+    proved by new workers. Where none come, the file that was there is put back, and the module fails.
+  - Servers of an upstream that are in the file already keep their weights and states, which rollouts change at run time. What O(content)
+    says about these holds for servers that are new.
+  - Where the file is what it is to be, but is newer than NGINX's workers, NGINX is reloaded, too.
+author:
+  - steady.rollout developers (@steady-rollout)
+extends_documentation_fragment:
+  - steady.rollout.attributes
+  - steady.rollout.attributes.actiongroup_rollout
+attributes:
+  check_mode:
+    support: full
+    details:
+      - NGINX judges the change in check mode, too, in a view of the files that nobody else has. Where there can be no such view, as in
+        some containers, a warning says that it was not tested.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+requirements:
+  - The program C(nginx) in the C(PATH), in C(/usr/sbin) or in C(/usr/local/nginx/sbin).
+options:
+  path:
+    description:
+      - The file. The configuration must include it in C(http).
+    type: path
+    required: true
+  content:
+    description:
+      - What is to be in it.
+    type: str
+    required: true
+  config:
+    description:
+      - The main file of the configuration.
+    type: path
+    default: /etc/nginx/nginx.conf
+  absent_links:
+    description:
+      - Links that are removed together with the change, such as C(/etc/nginx/sites-enabled/default). What is no link stays.
+    type: list
+    elements: path
+    default: []
+  backup:
+    description:
+      - Whether a file that is replaced is kept beside the new one.
+    type: bool
+    default: false
+  reload_timeout:
+    description:
+      - Seconds in which a reload must have worked.
+    type: float
+    default: 30.0
+seealso:
+  - module: steady.rollout.nginx_config_info
+"""
+
+EXAMPLES = r"""
+- name: Write an upstream
+  steady.rollout.nginx_config_file:
+    path: /etc/nginx/conf.d/shop.conf
+    content: |
+      upstream shop {
+          zone shop 64k;
+          server 192.0.2.21:8080 weight=100;
+          server 192.0.2.22:8080 weight=100;
+      }
+"""
+
+RETURN = r"""
+reloaded:
+  description: Whether a running NGINX read its configuration anew; in check mode, whether it would.
+  returned: success
+  type: bool
+removed_links:
+  description: By the link that was removed, what it named.
+  returned: success
+  type: dict
+backup_file:
+  description: Where the file that was replaced is kept.
+  returned: when O(backup=true) and a file was replaced
+  type: str
+"""
+
+import functools
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_build import build_of, pid_file_of
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_place import File, Placed, foreseen, place
+
+PROGRAM_FOLDERS = ["/usr/sbin", "/usr/local/nginx/sbin"]
+
+
+def diff(path: str, placed: Placed) -> list[dict[str, str]]:
+    texts = {
+        "before": (placed.before or b"").decode("utf-8", "replace"),
+        "after": placed.after.decode("utf-8", "replace"),
+    }
+    gone = [
+        {"before_header": link, "after_header": link, "before": f"-> {target}\n", "after": ""}
+        for link, target in placed.links.items()
+    ]
+    return [{"before_header": path, "after_header": path, **texts}, *gone]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "content": {"type": "str", "required": True},
+            "config": {"type": "path", "default": "/etc/nginx/nginx.conf"},
+            "absent_links": {"type": "list", "elements": "path", "default": []},
+            "backup": {"type": "bool", "default": False},
+            "reload_timeout": {"type": "float", "default": 30.0},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    program = module.get_bin_path("nginx", required=True, opt_dirs=PROGRAM_FOLDERS)
+    _code, _output, told = module.run_command([program, "-V"], check_rc=True)
+    run = functools.partial(module.run_command, handle_exceptions=False, expand_user_and_vars=False)
+    file = File(os.path.abspath(params["path"]), params["content"].encode(), params["absent_links"])
+    copy = module.backup_local(file.path) if params["backup"] and not module.check_mode else ""
+    try:
+        pid_file = pid_file_of(params["config"], DiskFiles(params["config"]), build_of(told))
+        nginx = Nginx(params["config"], pid_file, (program,), params["reload_timeout"])
+        placed = (foreseen if module.check_mode else place)(nginx, file, run)
+    except (LoadBalancerError, OSError) as exc:
+        module.cleanup(copy)
+        module.fail_json(msg=str(exc))
+    if copy and placed.before == placed.after:
+        module.cleanup(copy)
+        copy = ""
+    if not placed.tested:
+        module.warn(f"The change of {file.path} was not tested: there can be no private view of the files here.")
+    module.exit_json(
+        changed=placed.changed,
+        reloaded=placed.reloads,
+        removed_links=dict(placed.links),
+        diff=diff(file.path, placed),
+        **({"backup_file": copy} if copy else {}),
+    )
+
+
+if __name__ == "__main__":
+    main()
