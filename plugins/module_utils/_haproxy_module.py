@@ -10,8 +10,6 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError
 
-LONGEST_WAIT = 86400  # seconds
-
 SOCKET_OPTIONS: dict[str, dict[str, t.Any]] = {
     "socket": {"type": "str", "default": "/run/haproxy/admin.sock"},
     "allow_remote_socket": {"type": "bool", "default": False},
@@ -19,19 +17,7 @@ SOCKET_OPTIONS: dict[str, dict[str, t.Any]] = {
 }
 
 
-def checked_wait(name: str, seconds: float) -> float:
-    if not 0 <= seconds <= LONGEST_WAIT:
-        raise HaproxyError(f"{name} must be a number of seconds from 0 to {LONGEST_WAIT}, not {seconds}")
-    return seconds
-
-
 def checked_state_file(path: str) -> str:
     if path not in ("", "auto") and not path.startswith("/"):
         raise HaproxyError(f"state_file must be auto, an absolute path or empty, not {path!r}")
     return path
-
-
-def checked_timeout(seconds: float) -> float:
-    if not 0 < seconds <= LONGEST_WAIT:
-        raise HaproxyError(f"timeout must be a number of seconds above 0 and up to {LONGEST_WAIT}, not {seconds}")
-    return seconds

@@ -225,12 +225,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend im
     change_backend,
     diff,
 )
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import (
-    SOCKET_OPTIONS,
-    checked_state_file,
-    checked_timeout,
-    checked_wait,
-)
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS, checked_state_file
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import (
     Address,
@@ -241,6 +236,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import STATES, Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._held import refuse_held
 from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
+from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout, checked_wait
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **SOCKET_OPTIONS,

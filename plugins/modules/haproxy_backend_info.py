@@ -195,9 +195,10 @@ process:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS, checked_timeout
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
+from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import Backend, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_config import parse, restoration
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS, checked_timeout
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backends
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_settings import settings
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import (
@@ -131,6 +131,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_state_file
     find_configuration,
     lagging,
 )
+from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout
 
 
 def socket_mode(address: Address) -> str | None:
