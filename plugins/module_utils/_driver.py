@@ -4,13 +4,17 @@
 # This module util is private to the collection; it may change at any time.
 """What a rollout asks of a load balancer, whatever its make: read, change, restore.
 
-A server is told as `{name, weight, state, health, ...}`, what a driver cannot know as null.
+A server is told as `{name, weight, state, health, ...}`, what a driver cannot know as null. ``latencies`` is a histogram that only
+grows, `{upper bound in ms: answers}`: each bound is 1 ms above the one before, and from FINEST_MS on BUCKET times as much.
 """
 
 from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
+
+FINEST_MS = 20.0
+BUCKET = 1.05
 
 Servers = list[dict[str, t.Any]]
 

@@ -14,10 +14,13 @@ import contextlib
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_pending as pending
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._files import put, written_beside
+from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
+from ansible_collections.steady.rollout.plugins.module_utils._program import run
 
 # Binds each candidate over its file where nobody else sees it, then tests.
 _BOUND_TEST = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'
@@ -25,8 +28,6 @@ _BOUND_TEST = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shif
 _NO_VIEW = ("unshare:", "mount:", "sh:")
 
 Contents = t.Mapping[str, bytes]  # by real path
-# Runs a program: (exit code, output, errors), as a module's run_command. Raises FileNotFoundError where there is none of that name.
-Run = t.Callable[[list[str]], tuple[int, str, str]]
 
 
 class NginxChangeError(LoadBalancerError):
@@ -43,18 +44,13 @@ class Nginx:
     reload_seconds: float = 30.0
 
 
-def change(nginx: Nginx, old: Contents, new: Contents, run: Run) -> list[Process]:
-    """Give files new contents, and have them served. Returns the new workers.
+def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
+    """Give files new contents, and have them served, also where they are the same. Returns the new workers.
 
     ``old``: what was read, which must still be there. Raises NginxChangeError, and then the old contents are there, and serve; and
     NginxProcessError where nginx does not run, and nothing was touched.
     """
     master = process.master_of(nginx.pid_file)
-    refused = test(nginx, run)
-    if refused:
-        raise NginxChangeError(
-            f"nginx does not take its configuration as it is: {refused}. Nothing was changed; mend it first."
-        )
     changed = {path: data for path, data in new.items() if data != old[path]}
     with contextlib.ExitStack() as stack:
         try:
@@ -63,39 +59,53 @@ def change(nginx: Nginx, old: Contents, new: Contents, run: Run) -> list[Process
             raise NginxChangeError(
                 f"the change cannot be written beside its file: {exc}. Nothing was changed."
             ) from exc
-        seen = _test_bound(nginx, candidates, run)
+        seen = _test_bound(nginx, candidates)
+        if seen != "":
+            _refuse_broken(nginx)
         if seen:
             raise NginxChangeError(f"nginx does not take the change: {seen}. Nothing was changed.")
         for path in changed:
             _expect(path, old[path])
         try:
+            pending.note(nginx.config, master, process.workers_of(master))
             for path, candidate in candidates.items():
                 put(candidate, path)
-            refused = test(nginx, run) if seen is None else ""
+            refused = test(nginx) if seen is None else ""
             if refused:
                 raise NginxChangeError(f"nginx does not take the change: {refused}")
-            return process.reload(master, nginx.reload_seconds)
-        except (NginxChangeError, NginxProcessError, OSError) as exc:
+            workers = process.reload(master, nginx.reload_seconds)
+        except (NginxChangeError, NginxProcessError, LockError, OSError) as exc:
             _take_back(nginx, master, {path: old[path] for path in changed})
             raise NginxChangeError(f"{exc}. The configuration is as it was before.") from exc
+        pending.forget(nginx.config)
+        return workers
 
 
-def test(nginx: Nginx, run: Run) -> str:
+def _refuse_broken(nginx: Nginx) -> None:
+    """What nginx does not take may be somebody else's: then there is nothing to try."""
+    refused = test(nginx)
+    if refused:
+        raise NginxChangeError(
+            f"nginx does not take its configuration as it is: {refused}. Nothing was changed; mend it first."
+        )
+
+
+def test(nginx: Nginx) -> str:
     """What `nginx -t` says of the configuration on disk; "" where it takes it."""
-    return _said(_ran([*nginx.command, "-t", "-q", "-c", nginx.config], run))
+    return _said(_ran([*nginx.command, "-t", "-q", "-c", nginx.config]))
 
 
-def _test_bound(nginx: Nginx, candidates: t.Mapping[str, str], run: Run) -> str | None:
+def _test_bound(nginx: Nginx, candidates: t.Mapping[str, str]) -> str | None:
     """As ``test``, with candidates in the place of their files, which nobody else sees; None where that cannot be had."""
     bound = [name for path, candidate in candidates.items() for name in (candidate, path)]
     private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOUND_TEST, "sh"]
-    done = _ran([*private, *bound, "--", *nginx.command, "-t", "-q", "-c", nginx.config], run)
+    done = _ran([*private, *bound, "--", *nginx.command, "-t", "-q", "-c", nginx.config])
     if done is None or (done[0] and done[2].startswith(_NO_VIEW)):
         return None
     return _said(done)
 
 
-def _ran(command: list[str], run: Run) -> tuple[int, str, str] | None:
+def _ran(command: list[str]) -> tuple[int, str, str] | None:
     """None where the program is not there."""
     with contextlib.suppress(FileNotFoundError):
         return run(command)
@@ -129,3 +139,4 @@ def _take_back(nginx: Nginx, master: Process, old: Contents) -> None:
     # What the failed reload left half done is over with this one; where it did nothing, nor does this one.
     with contextlib.suppress(NginxProcessError):
         process.reload(master, nginx.reload_seconds)
+    pending.forget(nginx.config)

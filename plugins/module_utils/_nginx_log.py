@@ -15,6 +15,8 @@ import math
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.steady.rollout.plugins.module_utils._driver import BUCKET, FINEST_MS
+
 FORMAT_NAME = "steady_rollout"
 # Lists of what happened at each try are quoted: they may be "-", or "0.001, 0.002". `up`: where it went, `ph`: the upstream's name.
 HTTP_FORMAT = (
@@ -22,10 +24,8 @@ HTTP_FORMAT = (
     '"uh":"$upstream_header_time","ur":"$upstream_response_time","st":$status}'
 )
 STREAM_FORMAT = '{"t":$msec,"up":"$upstream_addr","uc":"$upstream_connect_time","st":$status}'
-# Each bucket of the histogram of times ends so much above the one before.
-BUCKET = 1.05
-SMALLEST_MS = 1.0
 CLIENT_LEFT = 499
+
 
 @dataclass
 class Counts:
@@ -64,7 +64,8 @@ def count(line: bytes, tally: Tally) -> bool:
         final = int(entry["st"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    servers = tally.setdefault(str(entry.get("ph") or "").lower().removesuffix("-") if is_http else "", {})
+    named = str(entry.get("ph") or "-").lower()
+    servers = tally.setdefault("" if named == "-" else named, {})
     for place, address in enumerate(tried):
         if not _is_server(address):
             continue  # the name of the upstream itself: it had no server left to try
@@ -84,10 +85,23 @@ def count(line: bytes, tally: Tally) -> bool:
     return True
 
 
+def merged(several: t.Iterable[Counts]) -> Counts:
+    """The sum of counts."""
+    total = Counts()
+    for one in several:
+        for name in NUMBERS:
+            setattr(total, name, getattr(total, name) + getattr(one, name))
+        for bucket, answers in one.times.items():
+            total.times[bucket] = total.times.get(bucket, 0) + answers
+    return total
+
+
 def bucket_of(milliseconds: float) -> str:
-    """The upper bound of the bucket of a time, in ms."""
-    steps = max(0, math.ceil(math.log(max(milliseconds, SMALLEST_MS) / SMALLEST_MS, BUCKET) - 1e-9))
-    return f"{SMALLEST_MS * BUCKET**steps:.2f}"
+    """The upper bound of the bucket of a time, in ms: whole ones as nginx tells them, and above FINEST_MS each 5 % after the other."""
+    if milliseconds <= FINEST_MS:
+        return str(math.ceil(milliseconds - 1e-6))
+    steps = math.ceil(math.log(milliseconds / FINEST_MS) / math.log(BUCKET) - 1e-9)
+    return f"{FINEST_MS * BUCKET**steps:.2f}"
 
 
 def _time(counts: Counts, seconds: str) -> None:

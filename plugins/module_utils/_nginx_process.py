@@ -66,12 +66,27 @@ def is_running(process: Process) -> bool:
     return now is not None and now.started == process.started
 
 
+def end(workers: t.Sequence[Process], seconds: float) -> None:
+    """Have workers end now, whatever they still do. Raises NginxProcessError where they have not in time."""
+    deadline = time.monotonic() + seconds
+    for one in workers:
+        if is_running(one):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGTERM)
+    while any(is_running(one) for one in workers):
+        if time.monotonic() >= deadline:
+            raise NginxProcessError(f"workers {', '.join(str(one.pid) for one in workers)} of nginx were told to end, and did not")
+        time.sleep(LOOK_SECONDS)
+
+
 def reload(master: Process, seconds: float, clock: t.Callable[[], float] = time.monotonic) -> list[Process]:
     """Have the configuration read again. Returns the new workers, once all old ones were asked to leave.
 
     Raises NginxProcessError where that is not seen in time: the old configuration serves on.
     """
     before = {(one.pid, one.started) for one in workers_of(master)}
+    # A worker that the master was about to start anyway has read the old configuration.
+    told = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
     deadline = clock() + seconds
     try:
         os.kill(master.pid, signal.SIGHUP)
@@ -79,7 +94,7 @@ def reload(master: Process, seconds: float, clock: t.Callable[[], float] = time.
         raise NginxProcessError(f"the master {master.pid} of nginx cannot be told to reload: {exc.strerror}") from exc
     while True:
         active = [one for one in workers_of(master) if not one.leaves]
-        if active and not any((one.pid, one.started) in before for one in active):
+        if active and all(one.started >= told and (one.pid, one.started) not in before for one in active):
             return active
         if not is_running(master):
             raise NginxProcessError(f"the master {master.pid} of nginx ended while it reloaded")

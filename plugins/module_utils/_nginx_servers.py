@@ -125,7 +125,31 @@ def _gains(before: Server, after: Server) -> bool:
     return before.state != READY or after.weight > before.weight
 
 
-def leaving(before: t.Sequence[Server], after: t.Sequence[Server], wanted: t.Sequence[t.Mapping[str, t.Any]]) -> list[Server]:
+def restored(
+    servers: t.Sequence[Server], safe: t.Mapping[str, t.Mapping[str, t.Any]], down: t.Mapping[str, str]
+) -> tuple[list[Server], dict[str, str]]:
+    """What servers are to become to be safe, ``{name: {weight, state}}``, and why some cannot: {name: why}.
+
+    ``down``: why servers do not accept connections; they stay out. Where nothing would be left to take traffic, what takes it now stays.
+    """
+    out = {name: f"{name} is not there any more" for name in safe if name not in {server.name for server in servers}}
+    after = []
+    for server in servers:
+        target = safe.get(server.name)
+        back = server if target is None else _aimed(server, target, drains=server.state == DRAIN)
+        if server.name in down and back.state == READY and server.state != READY:
+            out[server.name] = f"{down[server.name]}, so it stays {server.state}"
+            back = server
+        after.append(back)
+    if any(server.usable for server in servers) and not any(server.usable for server in after):
+        for place, server in enumerate(servers):
+            if server.usable:
+                out[server.name] = f"{server.name} stays {server.state}, as nothing else would be left to take traffic"
+                after[place] = server
+    return after, out
+
+
+def leaving(after: t.Sequence[Server], wanted: t.Sequence[t.Mapping[str, t.Any]]) -> list[Server]:
     """The servers that must be empty in the end: those that were asked to go, by this call or already by another."""
     asked = {one["name"] for one in wanted if one.get("state") not in (None, READY)}
     return [one for one in after if one.name in asked and one.state != READY]

@@ -32,6 +32,10 @@ _LUA = re.compile(
 )
 
 
+# (start, end, new bytes)
+Splice = tuple[int, int, bytes]
+
+
 class NginxSyntaxError(ValueError):
     """The file cannot be read as nginx's configuration. ``line``: counted from 1."""
 
@@ -112,7 +116,7 @@ def parse(data: bytes) -> tuple[Directive, ...]:
     return tuple(found)
 
 
-def replaced(data: bytes, splices: t.Iterable[tuple[int, int, bytes]]) -> bytes:
+def replaced(data: bytes, splices: t.Iterable[Splice]) -> bytes:
     """``data`` with each (start, end, new bytes) put in its place. Two of them must not overlap."""
     parts: list[bytes] = []
     position = 0

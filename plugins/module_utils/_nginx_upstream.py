@@ -14,22 +14,22 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, DRAIN, READY
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import (
     Directive,
     NginxSyntaxError,
+    Splice,
     parse,
 )
 
-READY, DOWN, DRAIN = "ready", "down", "drain"
 HTTP, STREAM = "http", "stream"
 # Includes within includes; nginx itself has no limit, and a file that includes itself never ends.
 DEEPEST = 50
+_LIMIT = re.compile(rb"max_conns=([0-9]+)\Z")
 _WEIGHT = re.compile(rb"weight=([0-9]+)\Z")
 _PORT = re.compile(r"(?:\]|^[^\[\]:]*):[0-9]+\Z")
 _BLANK = b" \t"
 
-# (start, end, new bytes)
-Splice = tuple[int, int, bytes]
 
 
 class NginxConfigError(LoadBalancerError):
@@ -50,7 +50,8 @@ class Files(t.Protocol):
 class Server:
     """A ``server`` line of an upstream, and where it is.
 
-    ``address``: as it is written; ``weight``: 1 where there is none; ``backup``: takes over when no other one is left.
+    ``address``: as it is written; ``weight``: 1 where there is none; ``backup``: takes over when no other one is left;
+    ``max_connections``: None where there is no limit.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Server:
     weight: int
     state: str
     backup: bool
+    max_connections: int | None
 
     @property
     def key(self) -> str:
@@ -167,6 +169,7 @@ def _server(path: str, directive: Directive) -> Server:
         raise NginxConfigError(f"a server of an upstream in {path} has no address")
     values = [word.value for word in directive.words[2:]]
     weights = [found[1] for found in map(_WEIGHT.match, values) if found]
+    limits = [int(found[1]) for found in map(_LIMIT.match, values) if found]
     state = DOWN if b"down" in values else DRAIN if b"drain" in values else READY
     return Server(
         path=path,
@@ -175,6 +178,7 @@ def _server(path: str, directive: Directive) -> Server:
         weight=int(weights[-1]) if weights else 1,
         state=state,
         backup=b"backup" in values,
+        max_connections=limits[-1] or None if limits else None,
     )
 
 

@@ -23,13 +23,14 @@ def prove(
     settle_timeout: float,
 ) -> dict[str, t.Any]:
     """{ok, msg, targets}. ``probe``: options of http_probe; ``settle``: [[backend, server], ...] that must be healthy beyond doubt."""
-    problem, targets = _probe(probe) if probe else ("", [])
+    problem, targets = probed(probe) if probe else ("", [])
     if not problem and settle:
         problem = _await_settled(driver, backends, settle, settle_timeout)
     return {"ok": not problem, "msg": problem, "targets": targets}
 
 
-def _probe(probe: t.Mapping[str, t.Any]) -> tuple[str, list[dict[str, t.Any]]]:
+def probed(probe: t.Mapping[str, t.Any]) -> tuple[str, list[dict[str, t.Any]]]:
+    """(why not all targets answered as asked, or "", what was seen of each). ``probe``: options of http_probe."""
     # Not every call probes, and Python compiles anew at each call what a module imports.
     from ansible_collections.steady.rollout.plugins.module_utils._probe_expect import ProbeError
     from ansible_collections.steady.rollout.plugins.module_utils._probe_module import OPTIONS, carry_out

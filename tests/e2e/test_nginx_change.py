@@ -17,8 +17,7 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, NginxChangeError
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import change as change_with
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, NginxChangeError, change
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import replaced
@@ -50,15 +49,6 @@ upstream app {{
 """
 
 
-def run(command: list[str]) -> tuple[int, str, str]:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=30)
-    return done.returncode, done.stdout, done.stderr
-
-
-def change(nginx: Nginx, old: dict[str, bytes], new: dict[str, bytes]) -> list[process.Process]:
-    return change_with(nginx, old, new, run)
-
-
 class Server:
     """A running nginx, and its files."""
 
@@ -75,7 +65,7 @@ class Server:
         command = ["nginx", "-p", str(self.folder), "-c", str(self.main), "-g", "daemon off;"]
         self._log = (self.folder / "output").open("wb")
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
-        poll(lambda: self._process.poll() is not None or self.workers(), "nginx runs", 20)
+        poll(lambda: self._process.poll() is not None or len(self.workers()) == 2, "nginx runs", 20)
         return self
 
     def __exit__(self, *_exc: object) -> None:

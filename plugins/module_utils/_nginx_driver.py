@@ -1,0 +1,253 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""NGINX behind the contract of _driver: weights and states are on its `server` lines, and a change is a verified reload.
+
+One reload moves all servers of an upstream at once: there is no moment between raising some and lowering others. The servers that
+gain traffic are seen to accept connections before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
+from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError, Reading
+from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_counters import Counted, NginxLogError, counted
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import Running, running
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
+    Policy,
+    Refused,
+    Server,
+    aimed,
+    as_dicts,
+    check_wanted,
+    gaining,
+    leaving,
+    restored,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import Upstream, find
+
+POLL_SECONDS = 0.1
+# A worker that was told to end at once does.
+CUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class NginxDriver:
+    """Times in seconds. All but ``command`` as the options of nginx_upstream; ``command``: the program, where it cannot be found.
+
+    ``admit``: called under the lock before anything changes; raises where the upstream is not to be touched.
+    """
+
+    config: str
+    timeout: float = 30.0
+    drain_timeout: float = 30.0
+    on_drain_timeout: str = "fail"
+    health_timeout: float = 30.0
+    policy: t.Mapping[str, bool] = field(default_factory=dict)
+    probe: t.Mapping[str, t.Any] | None = None
+    check_mode: bool = False
+    admit: t.Callable[[], None] = lambda: None
+
+    def lock_name(self, backend: str) -> str:
+        return f"{self._lock}!{backend}"
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for other calls to end."""
+        return self.timeout + self.health_timeout + self.drain_timeout
+
+    @property
+    def _lock(self) -> str:
+        return f"nginx!{os.path.realpath(self.config)}"
+
+    def read(self, backends: t.Sequence[str]) -> Reading:
+        now = running(self.config, self.timeout)
+        logs = _Logs()
+        found: dict[str, dict[str, t.Any]] = {}
+        for name in backends:
+            upstream = find(now.upstreams, name)
+            counts, uncounted = logs.of(now, upstream)
+            found[name] = {
+                "mode": "http" if upstream.kind == "http" else "tcp",
+                "algorithm": now.algorithm(upstream),
+                "servers": as_dicts(now.servers(upstream), now.algorithm(upstream), counts),
+                "uncounted": uncounted,
+            }
+        return Reading({**now.as_dict(), "counters": logs.since}, now.may_change(), found)
+
+    def read_with_survival(self, backends: t.Sequence[str]) -> Reading:
+        """A reload keeps all: it is how changes are made."""
+        return self.read(backends)._replace(survives_reload=True)
+
+    def check(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> None:
+        check_wanted(servers)
+
+    def check_safe(self, safe: t.Mapping[str, t.Any]) -> None:
+        for name, values in safe.items():
+            check_wanted([{"name": name, **values}])
+
+    def change(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> Changed:
+        self.check(backend, servers)
+        with self._alone(backend):
+            now = running(self.config, self.timeout)
+            upstream = find(now.upstreams, backend)
+            before = now.servers(upstream)
+            policy = Policy(**{name: value for name, value in self.policy.items() if name in Policy._fields})
+            after = aimed(backend, before, servers, policy, now.drains(upstream))
+            going = leaving(after, servers)
+            warnings: list[str] = []
+            if self.check_mode:
+                return self._told(now, upstream, before, after, servers, warnings=warnings)
+            gains = gaining(before, after)
+            why = self._unproved(gains) if policy.require_healthy and gains else ""
+            if why:
+                raise Refused(f"upstream {backend}: {why} after {self.health_timeout:g} s. Nothing was changed.")
+            if after != before or not now.is_loaded:
+                now = self._apply(now, backend, after)
+            try:
+                cut = self._empty(now, going, warnings) if going else 0
+            except LoadBalancerError as exc:
+                self._apply(now, backend, before)
+                raise LoadBalancerError(f"upstream {backend}: {exc}. Everything was put back as it was.") from exc
+            return self._told(now, upstream, before, after, servers, cut, warnings)
+
+    def restore(self, backend: str, safe: t.Mapping[str, t.Any]) -> Changed:
+        self.check_safe(safe)
+        with self._alone(backend):
+            now = running(self.config, self.timeout)
+            upstream = find(now.upstreams, backend)
+            before = now.servers(upstream)
+            names = [{"name": name} for name in safe]
+            coming = [one for one in restored(before, safe, {})[0] if one.state == "ready" and _of(before, one).state != "ready"]
+            down = {} if self.check_mode else _await_accepting(coming, self.health_timeout)
+            after, out = restored(before, safe, down)
+            if not self.check_mode and (after != before or not now.is_loaded):
+                now = self._apply(now, backend, after)
+            return self._told(now, upstream, before, after, names, out=out)
+
+    def _unproved(self, servers: t.Sequence[Server]) -> str:
+        """Why servers are not to gain traffic; "" where they all answer."""
+        if self.probe is None:
+            return "; ".join(_await_accepting(servers, self.health_timeout).values())
+        from ansible_collections.steady.rollout.plugins.module_utils._proof import probed
+
+        places = ({"unix_socket": one.address[5:]} if one.port is None else {"address": one.address.strip("[]"), "port": one.port} for one in servers)
+        targets = [{"name": server.name, **place} for server, place in zip(servers, places)]
+        return probed({"deadline": self.health_timeout, **self.probe, "targets": targets})[0]
+
+    def _apply(self, now: Running, backend: str, after: t.Sequence[Server]) -> Running:
+        """Have it served, and read it back."""
+        now.serve(backend, after)
+        then = running(self.config, self.timeout)
+        found = {one.name: one for one in then.servers(find(then.upstreams, backend))}
+        wrong = [one.name for one in after if found.get(one.name) != one]
+        if wrong:
+            raise LoadBalancerError(
+                f"upstream {backend}: read back, {', '.join(wrong[:5])} is not as it was told: somebody else changes {self.config}, too"
+            )
+        return then
+
+    def _empty(self, now: Running, going: t.Sequence[Server], warnings: list[str]) -> int:
+        """Wait until no worker is left that may still send to servers that go, and treat what is left as the policy says."""
+        deadline = time.monotonic() + self.drain_timeout
+        while True:
+            old = [one for one in process.workers_of(now.master) if one.leaves]
+            if not old:
+                return 0
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_SECONDS)
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_sessions import sessions
+
+        left = sessions(old, going)
+        words = (
+            f"{len(old)} workers of before still serve after {self.drain_timeout:g} s of drain, with "
+            f"{', '.join(f'{count} connections to {name}' for name, count in left.items()) or 'no connections to those that go'}"
+        )
+        if self.on_drain_timeout == "fail":
+            raise LoadBalancerError(f"{words}; raise drain_timeout, or choose on_drain_timeout: continue or cut")
+        if self.on_drain_timeout == "continue":
+            warnings.append(f"{words}; on_drain_timeout: continue leaves them")
+            return 0
+        process.end(old, CUT_SECONDS)
+        warnings.append(f"{words}; they were ended")
+        return sum(left.values())
+
+    def _told(
+        self,
+        now: Running,
+        upstream: Upstream,
+        before: t.Sequence[Server],
+        after: t.Sequence[Server],
+        wanted: t.Sequence[t.Mapping[str, t.Any]],
+        cut: int = 0,
+        warnings: t.Sequence[str] = (),
+        out: t.Mapping[str, str] | None = None,
+    ) -> Changed:
+        names = {str(one["name"]) for one in wanted}
+        algorithm = now.algorithm(upstream)
+        return Changed(
+            changed=list(before) != list(after),
+            before=as_dicts(before, algorithm, None, names),
+            after=as_dicts(after, algorithm, None, names),
+            process=now.as_dict(),
+            cut=cut,
+            out=dict(out or {}),
+            warnings=tuple(warnings),
+            survives_reload=True,
+        )
+
+    @contextlib.contextmanager
+    def _alone(self, backend: str) -> t.Iterator[None]:
+        """Against calls for the same upstream, and against those for others whose lines may be in the same files."""
+        try:
+            with contextlib.ExitStack() as stack:
+                if not self.check_mode:
+                    stack.enter_context(exclusive(self.lock_name(backend), self.patience))
+                    stack.enter_context(exclusive(self._lock, self.patience))
+                self.admit()
+                yield
+        except LockError as exc:
+            raise Refused(f"cannot lock upstream {backend}: {exc}. Nothing was changed.") from exc
+
+
+class _Logs:
+    """Reads each log once, however many upstreams are in it."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, Counted] = {}
+
+    @property
+    def since(self) -> str:
+        return " ".join(sorted(one.since for one in self._counted.values()))
+
+    def of(self, now: Running, upstream: Upstream) -> tuple[dict[str, dict[str, t.Any]] | None, str]:
+        """{server: counts}, or None and why there are none."""
+        logged = now.log(upstream)
+        if logged.path is None:
+            return None, logged.problem
+        try:
+            if logged.path not in self._counted:
+                self._counted[logged.path] = counted(logged.path)
+        except NginxLogError as exc:
+            return None, str(exc)
+        return self._counted[logged.path].of(upstream.name), ""
+
+
+def _of(servers: t.Sequence[Server], one: Server) -> Server:
+    return next(server for server in servers if server.name == one.name)
+
+
+def _await_accepting(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:
+    # Few calls bring servers in, and Python compiles anew at each call what a module imports.
+    from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting
+
+    return await_accepting(servers, seconds) if servers else {}

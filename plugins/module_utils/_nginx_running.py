@@ -1,0 +1,141 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is private to the collection; it may change at any time.
+"""A running NGINX of this host, and the configuration it reads: found, read as one whole, and changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_build as build
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_pending as pending
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, change
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_logging import Logged, log_of
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import Process
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DRAIN, Server
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import Splice, replaced
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
+    NginxConfigError,
+    Upstream,
+    edits,
+    find,
+    upstreams,
+)
+from ansible_collections.steady.rollout.plugins.module_utils._program import run
+
+PROGRAMS = ("nginx", "/usr/sbin/nginx", "/usr/local/nginx/sbin/nginx")
+# From this version on a server can be in drain, which is of use where clients stick to servers.
+DRAIN_SINCE = (1, 29, 6)
+ALGORITHMS = ("least_conn", "least_time", "ip_hash", "hash", "random")
+_PORT = re.compile(r"(.*):([0-9]+)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Running:
+    """``is_loaded``: whether the files are what serves, as far as changes of ours go. All was read from the same bytes."""
+
+    nginx: Nginx
+    version: tuple[int, int, int]
+    prefix: str
+    files: DiskFiles
+    upstreams: tuple[Upstream, ...]
+    master: Process
+    is_loaded: bool
+
+    def servers(self, upstream: Upstream) -> list[Server]:
+        """Raises NginxConfigError where two have the same address."""
+        found = [_server(one) for one in upstream.servers]
+        names = [one.name for one in found]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise NginxConfigError(
+                f"upstream {upstream.name} has server {', '.join(twice)} more than once, so that it cannot be told which line is meant"
+            )
+        return found
+
+    def algorithm(self, upstream: Upstream) -> str:
+        return next((name for name in ALGORITHMS if name in upstream.directives), "roundrobin")
+
+    def drains(self, upstream: Upstream) -> bool:
+        """Whether a server can be in drain, and it makes a difference."""
+        return self.version >= DRAIN_SINCE and "sticky" in upstream.directives
+
+    def log(self, upstream: Upstream) -> Logged:
+        return log_of(self.nginx.config, self.files, upstream, self.prefix)
+
+    def may_change(self) -> bool:
+        """Whether files can be replaced, and the master be told to read them."""
+        folders = {os.path.dirname(os.path.realpath(path)) for path in self.files.paths}
+        return all(os.access(folder, os.W_OK) for folder in folders) and os.geteuid() in (0, _owner(self.master))
+
+    def serve(self, backend: str, wanted: t.Sequence[Server]) -> None:
+        """Bring the lines of servers to what is wanted, and have them served. Raises LoadBalancerError; then nothing was changed."""
+        aims = {one.name: one for one in wanted}
+        splices: dict[str, list[Splice]] = {}
+        for line in find(self.upstreams, backend).servers:
+            aim = aims.get(line.key)
+            if aim is not None:
+                path = os.path.realpath(line.path)
+                splices.setdefault(path, []).extend(edits(self.files.read(line.path), line, aim.weight, aim.state))
+        old = {os.path.realpath(path): self.files.read(path) for path in self.files.paths}
+        old = {path: data for path, data in old.items() if path in splices}
+        new = {path: replaced(data, sorted(splices[path])) for path, data in old.items()}
+        change(self.nginx, old, new)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """``uptime``: seconds since the master started."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        uptime = time.clock_gettime(time.CLOCK_BOOTTIME) - self.master.started / ticks
+        return {
+            "pid": self.master.pid,
+            "version": ".".join(map(str, self.version)),
+            "uptime": int(uptime),
+            "loaded": self.is_loaded,
+        }
+
+
+def running(config: str, reload_seconds: float) -> Running:
+    """Raises LoadBalancerError: where it does not run, or what it reads cannot be read."""
+    files = DiskFiles(config)
+    known = upstreams(config, files)
+    built = _built(PROGRAMS)
+    pid_file = build.pid_file_of(config, files, built)
+    master = process.master_of(pid_file)
+    program = os.path.realpath(f"/proc/{master.pid}/exe")
+    words = master.title.split()
+    prefix = words[words.index("-p") + 1] if "-p" in words[:-1] else built.prefix
+    command = (program, "-p", prefix) if "-p" in words else (program,)
+    nginx = Nginx(config, pid_file, command, reload_seconds)
+    return Running(nginx, built.version, prefix, files, known, master, pending.is_loaded(config, master))
+
+
+def _built(programs: t.Sequence[str]) -> build.Build:
+    for program in programs:
+        try:
+            _code, output, errors = run([program, "-V"])
+        except FileNotFoundError:
+            continue
+        return build.build_of(output + errors)
+    raise LoadBalancerError("there is no program nginx on this host")
+
+
+def _server(line: t.Any) -> Server:
+    found = _PORT.match(line.key)
+    unix = line.key.startswith("unix:")
+    address, port = (line.key, None) if unix or not found else (found[1], int(found[2]))
+    return Server(line.key, address, port, line.weight, line.state, line.backup, line.max_connections)
+
+
+def _owner(one: Process) -> int:
+    try:
+        return os.stat(f"/proc/{one.pid}").st_uid
+    except OSError:
+        return -1
