@@ -60,7 +60,7 @@ LOAD_STATE = "load-server-state-from-file global"
 
 
 class App(http.server.ThreadingHTTPServer):
-    """An app host: /health answers by ``healthy``; /hold answers once ``release`` is set; all else at once."""
+    """An app host: /health answers by ``healthy``; /hold answers once ``held`` is released; /error with 500; all else at once."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -70,6 +70,7 @@ class App(http.server.ThreadingHTTPServer):
         self.held = threading.Semaphore(0)
         self.holding = 0
         self.asked = 0  # health checks
+        self.answered = 0  # all other requests
         self.reason = "Service Unavailable"  # what an unhealthy answer says
         self.broken = False  # hangs up on every request but health checks
         super().__init__((host, port), _Handler)
@@ -86,10 +87,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.held.acquire(timeout=30)
             self.server.holding -= 1
         self.server.asked += self.path == "/health"
+        self.server.answered += self.path != "/health"
         if self.server.broken and self.path != "/health":
             self.close_connection = True
             return
-        status = 503 if self.path == "/health" and not self.server.healthy else 200
+        status = 503 if self.path == "/health" and not self.server.healthy else 500 if self.path == "/error" else 200
         self.send_response(status, self.server.reason if status == 503 else None)
         self.send_header("Content-Length", "2")
         with contextlib.suppress(OSError):
