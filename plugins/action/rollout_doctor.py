@@ -9,7 +9,7 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _doctor
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
-from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer
+from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer, how_to_reach
 from ansible_collections.steady.rollout.plugins.module_utils._finding import Finding, Needs, Seen
 from ansible_collections.steady.rollout.plugins.module_utils._targets import Targets
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
@@ -76,6 +76,7 @@ def _seen(
         problem="" if answers else why(answer),
         configuration_problem="" if reads else why(configuration),
         backends=targets.backends,
+        provider=lb.provider,
     )
 
 
@@ -102,10 +103,7 @@ def _repairs(findings: t.Sequence[Finding], targets: Targets) -> dict[str, list[
         found[finding.repair["kind"]].append(
             {
                 **finding.repair,
-                "lb": lb.name,
-                "provider": lb.provider,
-                "socket": lb.socket,
-                "state_dir": lb.state_dir,
+                **how_to_reach(lb),
                 "backend": finding.backend,
                 "drain_timeout": 0,
                 "on_drain_timeout": "continue",

@@ -21,8 +21,11 @@ READ_SECONDS = 30  # that a load balancer may take to be read
 REACH = {
     "provider": ("rollout_provider", "haproxy"),
     "socket": ("rollout_haproxy_socket", "/run/haproxy/admin.sock"),
+    "config": ("rollout_nginx_config", "/etc/nginx/nginx.conf"),
     "state_dir": ("rollout_state_dir", "/var/lib/steady-rollout"),
 }
+# The same for a load balancer whose reload-free driver is used.
+LUA_SOCKET = ("rollout_nginx_socket", "/run/steady-rollout-nginx/api.sock")
 
 
 class ActionModule(RolloutAction):
@@ -43,7 +46,10 @@ class ActionModule(RolloutAction):
         control = _targets.control_of({host: given["control"] for host, given in answered.items()})
         control["limit"] = play.limit
         # A host that does not answer still has its place on the load balancers, by what the inventory says of it.
-        own = {host: given.get("own") or self._from_inventory(hostvars[host]) for host, given in told.items()}
+        own = {
+            host: {**(given.get("own") or self._from_inventory(hostvars[host])), "host": hostvars[host].get("ansible_host")}
+            for host, given in told.items()
+        }
         names = control["load_balancers"] if isinstance(control["load_balancers"], (list, tuple)) else []
         reach = {str(name): self._reach(hostvars, str(name), task_vars) for name in names if name in hostvars}
         targets = _targets.make_targets(play, control, own, reach)
@@ -112,10 +118,14 @@ class ActionModule(RolloutAction):
         """The load balancer's own variables first, then the fleet's."""
         found = {}
         for key, (variable, default) in REACH.items():
-            own = hostvars[name].get(variable)
-            fleet = self._templar.template(task_vars[variable]) if variable in task_vars else None
-            found[key] = own or fleet or default
+            found[key] = self._own_or_fleet(hostvars[name], task_vars, variable, default)
+        if found["provider"] == "nginx_lua":
+            found["socket"] = self._own_or_fleet(hostvars[name], task_vars, *LUA_SOCKET)
         return found
+
+    def _own_or_fleet(self, own: t.Any, task_vars: dict[str, t.Any], variable: str, default: str) -> t.Any:
+        fleet = self._templar.template(task_vars[variable]) if variable in task_vars else None
+        return own.get(variable) or fleet or default
 
     def _find_deploy(self, deploy: dict[str, t.Any], task_vars: dict[str, t.Any]) -> tuple[str | None, str | None]:
         """The role, or the absolute path of the tasks file; refused when it is not there."""

@@ -11,11 +11,12 @@ import statistics
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _judge
+from ansible_collections.steady.rollout.plugins.module_utils._driver import BUCKET
 from ansible_collections.steady.rollout.plugins.module_utils._duration import spelled
 from ansible_collections.steady.rollout.plugins.module_utils._error_evidence import Counts, Tolerance
 from ansible_collections.steady.rollout.plugins.module_utils._judge import ERRORS, Averages, Poll
 from ansible_collections.steady.rollout.plugins.module_utils._judge_input import settings_of
-from ansible_collections.steady.rollout.plugins.module_utils._watch import requests_and_errors
+from ansible_collections.steady.rollout.plugins.module_utils._watch import Times, requests_and_errors
 
 # By load balancer, its servers as a poll tells them.
 Servers = t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
@@ -71,18 +72,23 @@ def analyse(
     grown: t.Mapping[str, t.Sequence[int]],
     servers: Servers,
     past: Past = NO_PAST,
+    times: t.Mapping[str, Times] | None = None,
 ) -> Analysis:
-    """One more poll. ``judge``: as a step tells it; ``known``: the state after the poll before; ``grown``: as _watch tells it."""
+    """One more poll. ``judge``: as a step tells it; ``known``: the state after the poll before; ``grown``, ``times``: as _watch tells
+    them."""
     settings = dataclasses.replace(settings_of(judge["options"]), canary=judge["name"])
     stable = requests_and_errors(grown["stable"])
     if judge["past"]:
         settings = _against_the_past(settings)
         if any(grown["canary"]):
             stable, past = past.part(), past._replace(dealt=past.dealt + 1)
-    state = _judge.State.from_dict(known) if known else _judge.begin(settings, averages=True)
+    slow = {} if times is None or judge["past"] else {side: _samples(histogram) for side, histogram in times.items()}
+    state = _judge.State.from_dict(known) if known else _judge.begin(settings, bool(slow), averages=True)
+    if state.latency is None:
+        slow = {}
     averages = _averages(judge["sides"], servers)
     counts = Counts(*requests_and_errors(grown["canary"]), *stable)
-    state = _judge.take(settings, state, Poll({ERRORS: counts}, averages=averages))
+    state = _judge.take(settings, state, Poll({ERRORS: counts}, slow.get("canary", ()), slow.get("stable", ()), averages))
     evidence = _judge.evidence(settings, state)
     return Analysis(
         _judge.verdict(settings, state),
@@ -169,6 +175,12 @@ def _averages(sides: Sides, servers: Servers) -> Averages:
     canary = statistics.fmean(means["canary"]) if means["canary"] else None
     stable = statistics.median(means["stable"]) if means["stable"] else None
     return Averages(canary, stable, max(1, len(means["canary"])))
+
+
+def _samples(times: Times) -> list[tuple[float, float, int]]:
+    """A histogram as the judge takes it: (longer than, at most, how many), in milliseconds."""
+    bounds = sorted((float(bound), count) for bound, count in times.items())
+    return [(max(0.0, min(bound - 1, bound / BUCKET)), bound, count) for bound, count in bounds]
 
 
 def _means(averages: Averages) -> str:

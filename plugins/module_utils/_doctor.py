@@ -13,7 +13,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_doctor
+from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_doctor, _nginx_doctor
 from ansible_collections.steady.rollout.plugins.module_utils._duration import spelled
 from ansible_collections.steady.rollout.plugins.module_utils._finding import (
     ERROR,
@@ -65,6 +65,9 @@ def judge(fleet: Fleet) -> list[Finding]:
         findings += _releases(fleet, backend)
     let_in = {(one.lb, one.backend): one.servers for one in findings if one.repair and one.servers}
     for lb in fleet.read:
+        if lb.provider != "haproxy":
+            findings += _nginx_doctor.judge(lb)
+            continue
         findings += _haproxy_doctor.judge(lb, fleet.needs)
         for backend in fleet.backends:
             claimed = _claimed(fleet, backend)
@@ -352,8 +355,7 @@ def _disagreements(fleet: Fleet, backend: str) -> Findings:
 
 
 def _set_line(fleet: Fleet, backend: str, name: str) -> str:
-    socket = fleet.read[0].socket
-    return f"Set it alike on all: echo 'set server {backend}/{name} state ready' | socat {socket} -, or drain, and its weight"
+    return f"Set it alike on all: {fleet.read[0].told(backend, name, 'ready')}, or drain, and its weight"
 
 
 def _rotation(fleet: Fleet, backend: str) -> Findings:
@@ -365,7 +367,7 @@ def _rotation(fleet: Fleet, backend: str) -> Findings:
         out = [name for name, server in lb.servers(backend).items() if not carries(server)]
         if out and not safe:
             problem = f"{some(out)} {are(out)} out of rotation, and no record says whether that is meant"
-            remedy = f"If not: echo 'set server {backend}/{out[0]} state ready' | socat {lb.socket} -"
+            remedy = f"If not: {lb.told(backend, out[0], 'ready')}"
             yield Finding("out-unrecorded", NOTE, problem, remedy, lb.name, backend, tuple(out))
         elif safe:
             yield from _against_record(fleet, lb, backend, safe, out)
@@ -383,8 +385,7 @@ def _against_record(fleet: Fleet, lb: Seen, backend: str, safe: Answer, out: t.S
             f"{some(names)} {are(names)} out of rotation ({_state_words(first['own_state'], first['weight'])}, {first['status'] or first['health']}), "
             f"though no rollout holds the backend and the record of {safe['rollout_id']} has {are(names, 'it', 'them')} carry"
         )
-        line = f"echo 'set server {backend}/{names[0]} state ready' | socat {lb.socket} -"
-        remedy = f"Let in: {line}" if may else _why_not(fleet, lb, backend, names[0])
+        remedy = f"Let in: {lb.told(backend, names[0], 'ready')}" if may else _why_not(fleet, lb, backend, names[0])
         change = {
             "kind": "change",
             "servers": [
@@ -404,7 +405,7 @@ def _against_record(fleet: Fleet, lb: Seen, backend: str, safe: Answer, out: t.S
             f"{some(extra)} {are(extra, 'carries', 'carry')} traffic, though the record of {safe['rollout_id']} has "
             f"{are(extra, 'it', 'them')} out of rotation"
         )
-        remedy = f"If that is not meant: echo 'set server {backend}/{extra[0]} state drain' | socat {lb.socket} -"
+        remedy = f"If that is not meant: {lb.told(backend, extra[0], 'drain')}"
         yield Finding("in-against-record", WARNING, problem, remedy, lb.name, backend, tuple(extra))
 
 
@@ -434,9 +435,9 @@ def _is_locked(fleet: Fleet, backend: str) -> bool:
 
 def _why_not(fleet: Fleet, lb: Seen, backend: str, name: str) -> str:
     server = lb.servers(backend)[name]
-    if server["state"] == "maint":
-        line = f"echo 'set server {backend}/{name} state drain' | socat {lb.socket} -"
-        return f"Not touched, as HAProxy does not check it in maint; if nobody works there: {line}, then look again"
+    if server["state"] in ("maint", "down"):
+        line = lb.told(backend, name, "drain")
+        return f"Not touched, as nobody checks it in maint; if nobody works there: {line}, then look again"
     if _is_locked(fleet, backend):
         return "Not touched while a lock is left behind; free that first, then look again"
     if not _wanted_everywhere(fleet, backend, name):

@@ -41,11 +41,15 @@ Found = dict[str, dict[str, ServerState]]  # of one load balancer: {backend: {se
 
 @dataclass(frozen=True)
 class LoadBalancer:
-    """How a load balancer is reached, and what its servers were when the rollout began."""
+    """How a load balancer is reached, and what its servers were when the rollout began.
+
+    ``socket``: its Runtime API; ``config``: the configuration it runs. Each provider needs one of them.
+    """
 
     name: str
     provider: str
     socket: str
+    config: str
     state_dir: str
     found: Found = field(default_factory=dict)
 
@@ -558,6 +562,7 @@ def how_to_reach(lb: LoadBalancer) -> dict[str, t.Any]:
         "lb": lb.name,
         "provider": lb.provider,
         "socket": lb.socket,
+        "config": lb.config,
         "state_dir": lb.state_dir,
         "backends": sorted(lb.found),
     }

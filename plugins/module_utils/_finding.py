@@ -87,6 +87,13 @@ class Seen:
     problem: str = ""
     configuration_problem: str = ""
     backends: tuple[str, ...] = field(default=())
+    provider: str = "haproxy"
+
+    def told(self, backend: str, server: str, state: str) -> str:
+        """What sets the state of a server here, to be read by a person."""
+        if self.provider == "haproxy":
+            return f"echo 'set server {backend}/{server} state {state}' | socat {self.socket} -"
+        return f"steady.rollout.nginx_upstream with upstream {backend}, server {server} and state {'down' if state == 'maint' else state}"
 
     def record(self, backend: str) -> Answer:
         """The record of a backend; empty where none was read."""

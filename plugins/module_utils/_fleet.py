@@ -138,6 +138,11 @@ def found(reading: Reading, backends: t.Sequence[str]) -> dict[str, dict[str, di
     }
 
 
+def is_in_state(state: str, wanted: str) -> bool:
+    """Whether a server is what it was told to be. NGINX knows one way of being out of rotation, down, for all there are."""
+    return state == wanted or (state == "down" and wanted != "ready")
+
+
 def carries(server: t.Mapping[str, t.Any]) -> bool:
     """Whether it is in rotation by its own state and weight; whether it is healthy is another question.
 

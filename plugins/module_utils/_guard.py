@@ -22,7 +22,7 @@ from ansible_collections.steady.rollout.plugins.module_utils import _guard_lock
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._lease import Lease
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, perform
-from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import DRIVERS
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import driver_of
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 
 TICK = 0.5  # seconds between two looks at the leases
@@ -80,7 +80,7 @@ class Guard:
         return self._key(backend, lease) not in self._over
 
     def _return_traffic(self, backend: str, lease: Lease, trouble: _Trouble | None) -> None:
-        driver = DRIVERS[str(lease.reach["provider"])]({**lease.reach, "backends": [backend]}, False)
+        driver = driver_of({**lease.reach, "backends": [backend]}, False)
         if not self._abandon(backend, lease):
             return
         try:

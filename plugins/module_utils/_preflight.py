@@ -37,7 +37,15 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_state impo
     state_of,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._strategies import steps_of
-from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets, lowered, some
+from ansible_collections.steady.rollout.plugins.module_utils._targets import ROLLS_OUT, Refused, Targets, lowered, some
+
+
+# Why servers cannot be changed, and what to do.
+_NOT_ADMIN = {
+    "haproxy": "the socket {lb.socket} may not change servers; use one of `level admin`",
+    "nginx": "the files of {lb.config} cannot be written, or nginx not be told to read them; see rollout_become",
+    "nginx_lua": "the socket {lb.socket} may not change servers; see rollout_become",
+}
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,15 @@ def check_readings(targets: Targets, answers: t.Mapping[str, t.Mapping[str, t.An
         if answer.get("failed") or answer.get("unreachable") or "backends" not in answer:
             raise Refused(f"load balancer {lb.name} {_why(answer)}")
         if not answer["admin"]:
-            raise Refused(f"{lb.name}: the socket {lb.socket} may not change servers; use one of `level admin`")
+            raise Refused(f"{lb.name}: {_NOT_ADMIN[lb.provider].format(lb=lb)}")
         if answer["survives_reload"] is False and not targets.control["unpersisted"]:
             raise Refused(
                 f"{lb.name} would forget the rollout at a reload: {answer['survives_reload_reason']}; mend this (the role "
                 "steady.rollout.haproxy does), or accept it with rollout_unpersisted: true"
             )
+        for backend, told in answer["backends"].items():
+            if told.get("uncounted") and targets.action in ROLLS_OUT:
+                raise Refused(f"{lb.name} does not count what becomes of requests of {backend}: {told['uncounted']}")
         for backend, record in answer["records"].items():
             if record["problem"]:
                 raise Refused(f"{lb.name}: the record of backend {backend} cannot be used: {record['problem']}")
@@ -332,7 +343,7 @@ def _with_found(targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[Loa
                     f"{lb.name}: server {some(weightless)} of backend {backend} has weight 0, configured and now, so that it "
                     "could never carry traffic; give it a weight"
                 )
-        lbs.append(LoadBalancer(lb.name, lb.provider, lb.socket, lb.state_dir, found))
+        lbs.append(replace(lb, found=found))
     return tuple(lbs)
 
 
@@ -505,13 +516,7 @@ def _decide_rollback(
     )
     now = {name: _fleet.found(present[name], targets.backends) for name in untouched}
     lbs = tuple(
-        LoadBalancer(
-            lb.name,
-            lb.provider,
-            lb.socket,
-            lb.state_dir,
-            recovery.found.get(lb.name) or now.get(lb.name) or recovery.any_found,
-        )
+        replace(lb, found=recovery.found.get(lb.name) or now.get(lb.name) or recovery.any_found)
         for lb in targets.lbs
     )
     run = recovery.run(rollout_id, lbs, targets.settings, present, addresses_of(targets, recovery.plan.members))

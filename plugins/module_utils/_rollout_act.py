@@ -42,6 +42,7 @@ LOOKED_AT = (
     "last_check",
     "requests",
     "errors",
+    "latencies",
     "times",
     "sessions",
 )
@@ -543,7 +544,7 @@ def result(done: Done) -> dict[str, t.Any]:
     return {
         "changed": done.changed,
         "backends": {
-            backend: {"servers": [{name: server[name] for name in LOOKED_AT} for server in found["servers"]]}
+            backend: {"servers": [{name: server.get(name) for name in LOOKED_AT} for server in found["servers"]]}
             for backend, found in looked.items()
         },
         "before": {backend: changed.before for backend, changed in several},

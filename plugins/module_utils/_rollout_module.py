@@ -9,19 +9,15 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import (
-    SOCKET_OPTIONS,
-    checked_state_file,
-    checked_timeout,
-    checked_wait,
-)
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import parse_address
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS, checked_state_file
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_module import CONFIG_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
+from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout, checked_wait
 
 COMMON_OPTIONS: dict[str, dict[str, t.Any]] = {
     **SOCKET_OPTIONS,
-    "provider": {"type": "str", "choices": ["haproxy"], "default": "haproxy"},
+    "config": CONFIG_OPTIONS["config"],
+    "provider": {"type": "str", "choices": ["haproxy", "nginx"], "default": "haproxy"},
     "backends": {"type": "list", "elements": "str", "required": True},
     "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
 }
@@ -30,11 +26,23 @@ Params = t.Mapping[str, t.Any]
 _POLICY = ("require_healthy", "allow_unchecked", "allow_empty", "allow_backup")
 
 
-def haproxy_driver(params: Params, check_mode: bool) -> Driver:
-    """From the options of a module that has all, or some, of haproxy_backend's. Raises LoadBalancerError."""
+def driver_of(params: Params, check_mode: bool) -> Driver:
+    """The driver of a provider, from the options of a module that has all, or some, of those that change servers.
+
+    Raises LoadBalancerError, and StateError.
+    """
     if not params["backends"]:
         raise StateError("backends is empty; name the backends of the rollout")
-    waits = {name: checked_wait(name, params[name]) for name in ("drain_timeout", "health_timeout") if name in params}
+    return DRIVERS[str(params["provider"])](params, check_mode)
+
+
+# Each imports its own driver: a load balancer compiles what it imports anew at every call.
+
+
+def _haproxy(params: Params, check_mode: bool) -> Driver:
+    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
+    from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import parse_address
+
     return HaproxyDriver(
         address=parse_address(params["socket"], params["allow_remote_socket"]),
         timeout=checked_timeout(params["timeout"]),
@@ -42,11 +50,28 @@ def haproxy_driver(params: Params, check_mode: bool) -> Driver:
         policy={name: params[name] for name in _POLICY if name in params},
         state_file=checked_state_file(params["state_file"]),
         check_mode=check_mode,
-        **waits,
+        **_waits(params),
     )
 
 
-DRIVERS: dict[str, t.Callable[[Params, bool], Driver]] = {"haproxy": haproxy_driver}
+def _nginx(params: Params, check_mode: bool) -> Driver:
+    from ansible_collections.steady.rollout.plugins.module_utils._nginx_driver import NginxDriver
+
+    return NginxDriver(
+        config=params["config"],
+        on_drain_timeout=params.get("on_drain_timeout", "fail"),
+        policy={name: params[name] for name in _POLICY if name in params},
+        check_mode=check_mode,
+        drain_timeout=checked_wait("drain_timeout", params.get("drain_timeout", 0.0)),
+        health_timeout=checked_wait("health_timeout", params.get("health_timeout", 0.0)),
+    )
+
+
+DRIVERS: dict[str, t.Callable[[Params, bool], Driver]] = {"haproxy": _haproxy, "nginx": _nginx}
+
+
+def _waits(params: Params) -> dict[str, float]:
+    return {name: checked_wait(name, params[name]) for name in ("drain_timeout", "health_timeout") if name in params}
 
 
 def read_tables(option: str, given: t.Mapping[str, t.Any]) -> dict[str, dict[str, t.Any]]:

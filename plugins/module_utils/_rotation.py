@@ -10,14 +10,16 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _capacity, _fleet
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, reasons, why
-from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer, Settings
+from ansible_collections.steady.rollout.plugins.module_utils._executor import LoadBalancer, Settings, how_to_reach
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member
 from ansible_collections.steady.rollout.plugins.module_utils._preflight import addresses_of
 from ansible_collections.steady.rollout.plugins.module_utils._targets import Refused, Targets
 
 Results = t.Sequence[t.Mapping[str, t.Any]]
-STATES = {"drain": "maint", "admit": "ready"}
+OUT, IN = "maint", "ready"
+# Out of rotation, where it is not called maint.
+OUT_AT = {"nginx": "down", "nginx_lua": "down"}
 
 
 def turn(targets: Targets, answers: t.Mapping[str, Reading], hosts: t.Collection[str]) -> dict[str, t.Any]:
@@ -65,10 +67,9 @@ def _refuse(
 def _tell(lb: LoadBalancer, backend: str, names: t.Sequence[str], action: str, settings: Settings) -> dict[str, t.Any]:
     drain_timeout = settings.drain_timeout if action == "drain" else 0.0
     return {
-        "lb": lb.name,
-        "socket": lb.socket,
+        **how_to_reach(lb),
         "backend": backend,
-        "servers": [{"name": name, "state": STATES[action]} for name in names],
+        "servers": [{"name": name, "state": OUT_AT.get(lb.provider, OUT) if action == "drain" else IN} for name in names],
         "drain_timeout": drain_timeout,
         "on_drain_timeout": settings.on_drain_timeout,
         "health_timeout": settings.health_timeout,
@@ -113,7 +114,7 @@ def turned(acts: Results, probes: Results) -> tuple[str, list[dict[str, t.Any]]]
         servers = [
             {"name": server["name"], "state": "ready"}
             for server in answer["item"]["servers"]
-            if server["name"] in was_in and server["state"] == "maint"
+            if server["name"] in was_in and server["state"] != "ready"
         ]
         if servers:
             back.append({**answer["item"], "servers": servers})

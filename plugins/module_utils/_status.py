@@ -13,7 +13,7 @@ from __future__ import annotations
 import calendar
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils import _fleet
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
@@ -255,7 +255,7 @@ def _run(targets: Targets, recovery: Recovery) -> Run:
         action="undo" if recovery.undoing else "deploy",
         plan=recovery.plan,
         lbs=tuple(
-            LoadBalancer(name, reach[name].provider, reach[name].socket, reach[name].state_dir, found)
+            replace(reach[name], found=found)
             for name, found in recovery.found.items()
             if name in reach
         ),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils import _analysis, _watch
+from ansible_collections.steady.rollout.plugins.module_utils import _analysis, _fleet, _watch
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, proved, reasons, why
 from ansible_collections.steady.rollout.plugins.module_utils._executor import Settings
 from ansible_collections.steady.rollout.plugins.module_utils._share import observe
@@ -84,7 +84,7 @@ def poll(
         counted = _counted_before(judge["past"], readings_of, past["lbs"])
         polls = int(-(-watch["seconds"] // watch["interval"]))
         before_it = _analysis.past_of(_watch.total(counted.values()), polls, past["dealt"])
-        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, before_it)
+        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, before_it, verdict.times)
         analysed, past = analysis.state, {"lbs": counted, "dealt": analysis.past.dealt}
         decided, reason, line = _compared(watch, analysis, verdict, metrics, elapsed)
     if any(unanswered.values()) and decided != "fail" and elapsed < watch["longest"]:
@@ -185,7 +185,9 @@ def _reading(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         for server in told["servers"]
         if not server["backup"]
     ]
-    return {"pid": answer["process"]["pid"], "servers": servers}
+    # What counts may live on when the process does not, and the other way round.
+    process = answer["process"]
+    return {"pid": process.get("counters") or process["pid"], "servers": servers}
 
 
 def _probe_failures(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[str]:
@@ -234,7 +236,7 @@ def _strayed(
 
 
 def _differs(server: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]) -> bool:
-    if server["own_state"] != wanted["state"]:
+    if not _fleet.is_in_state(server["own_state"], wanted["state"]):
         return True
     return wanted["state"] == "ready" and wanted["weight"] is not None and server["weight"] != wanted["weight"]
 

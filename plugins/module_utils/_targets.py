@@ -26,7 +26,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._judge_input import
 from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as _lease_problem
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 
-PROVIDERS = ("haproxy",)
+PROVIDERS = ("haproxy", "nginx", "nginx_lua")
+# Whose servers are named by their addresses.
+BY_ADDRESS = ("nginx", "nginx_lua")
 # What a rollout must not inherit, and what it would do.
 INHERITED = {
     "any_errors_fatal": "which the rescue would inherit: one bad host would stop the undo on all",
@@ -167,7 +169,10 @@ def make_targets(
     own: t.Mapping[str, t.Mapping[str, t.Any]],
     reach: t.Mapping[str, t.Mapping[str, t.Any]],
 ) -> Targets:
-    """Check what the variables say. ``reach``: {lb: {provider, socket, state_dir}}, for hosts of the inventory."""
+    """Check what the variables say. ``reach``: {lb: {provider, socket, config, state_dir}}, for hosts of the inventory.
+
+    ``own``: also ``host``, the address by which Ansible reaches it.
+    """
     action = str(control["action"])
     if action not in ACTIONS:
         raise Refused(f"rollout_action is {action!r}; it can be run, promote, resume or rollback")
@@ -193,6 +198,8 @@ def make_targets(
     except PlanError as exc:
         raise Refused(lowered(exc)) from exc
     lbs = tuple(_reached(name, reach[name]) for name in present)
+    if lbs[0].provider in BY_ADDRESS:
+        own = {host: _named_by_address(host, given) for host, given in own.items()}
     return Targets(
         action,
         release,
@@ -206,8 +213,29 @@ def make_targets(
     )
 
 
+def _named_by_address(host: str, given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The variables of a host with its servers named, where the user named none."""
+    address = given.get("address") or given.get("host") or host
+    tracks = given.get("tracks")
+    if isinstance(tracks, t.Mapping):
+        named = {
+            track: {"server": f"{address}:{slot['port']}", **slot}
+            if isinstance(slot, t.Mapping) and slot.get("port")
+            else slot
+            for track, slot in tracks.items()
+        }
+        return {**given, "tracks": named}
+    if given.get("server"):
+        return dict(given)
+    if not given.get("port"):
+        raise Refused(
+            f"{host}: NGINX names its servers by address and port; set rollout_port, or rollout_server to such as {address}:8080"
+        )
+    return {**given, "server": f"{address}:{given['port']}"}
+
+
 def _reached(name: str, reach: t.Mapping[str, t.Any]) -> LoadBalancer:
-    return LoadBalancer(name, str(reach["provider"]), str(reach["socket"]), str(reach["state_dir"]))
+    return LoadBalancer(name, str(reach["provider"]), str(reach["socket"]), str(reach["config"]), str(reach["state_dir"]))
 
 
 def _check_reach(play: Play, names: t.Sequence[str], reach: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
@@ -219,6 +247,9 @@ def _check_reach(play: Play, names: t.Sequence[str], reach: t.Mapping[str, t.Map
     if odd:
         name, provider = next(iter(odd.items()))
         raise Refused(f"rollout_provider of {name} is {provider!r}; this version knows {', '.join(PROVIDERS)}")
+    if len(set(providers.values())) > 1:
+        told = ", ".join(f"{name} is {provider}" for name, provider in providers.items())
+        raise Refused(f"the load balancers of a rollout must all be of one make, and these are not: {told}")
 
 
 def _check_strategy(control: t.Mapping[str, t.Any]) -> None:

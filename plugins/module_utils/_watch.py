@@ -34,6 +34,7 @@ DEFAULTS: dict[str, t.Any] = {
 Server = tuple[str, str]
 Counts = tuple[int, int, int, int]
 NONE: Counts = (0, 0, 0, 0)
+Times = dict[str, int]  # a histogram of latencies, as _driver has it
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Verdict:
     """What one poll says. ``state`` is plain data that the next call is given; ``verdict`` is ``going``, ``pass``, ``fail`` or
     ``inconclusive``; ``line`` says for a person how things are, ``reason`` why it ended (empty while going);
     ``share`` is the observed share since the first poll, as ``_share.Observed`` in plain data. ``grown``: by side, what counters of
-    its servers grew by in this poll, as [requests, 5xx, failed connections, broken answers]."""
+    its servers grew by in this poll, as [requests, 5xx, failed connections, broken answers]; ``times``: by side, what its histogram of
+    latencies did, None where no load balancer tells them."""
 
     state: dict[str, t.Any]
     verdict: str
@@ -49,6 +51,7 @@ class Verdict:
     reason: str
     share: dict[str, t.Any]
     grown: t.Mapping[str, t.Sequence[int]]
+    times: t.Mapping[str, Times] | None = None
 
     def as_dict(self) -> dict[str, t.Any]:
         """The same as plain data."""
@@ -87,7 +90,7 @@ def step(
     )
     if share.share is not None:
         line += f"; observed share {share.share:.1f} % ({share.low:.1f}-{share.high:.1f} %)"
-    return Verdict({**tally.state(), "lbs": poll.state}, verdict, line, reason, share.as_dict(), poll.sides)
+    return Verdict({**tally.state(), "lbs": poll.state}, verdict, line, reason, share.as_dict(), poll.sides, poll.times)
 
 
 class _Poll:
@@ -102,6 +105,7 @@ class _Poll:
     ) -> None:
         self._side_of = {(str(pair[0]), str(pair[1])): side for side, pairs in sides.items() for pair in pairs}
         self.sides: dict[str, Counts] = dict.fromkeys(sides, NONE)
+        self.times: dict[str, Times] | None = None
         self.mine = NONE
         self.rest = NONE
         self.problems: list[str] = []
@@ -135,7 +139,27 @@ class _Poll:
         for key in sorted(track - set(servers)):
             if "/".join(key) in before["servers"]:
                 self.problems.append(f"{'/'.join(key)} is gone from {name}")
-        self.state[name] = {"pid": pid, "servers": after}
+        times = self._take_times(before.get("times"), restarted, servers)
+        self.state[name] = {"pid": pid, "servers": after, **({"times": times} if times else {})}
+
+    def _take_times(
+        self, before: t.Mapping[str, Times] | None, restarted: bool, servers: t.Mapping[Server, t.Mapping[str, t.Any]]
+    ) -> dict[str, Times]:
+        """The histograms of each side on one load balancer. All begin anew at once, so that sums are enough to tell what they grew by."""
+        told = {key: server["latencies"] for key, server in servers.items() if server.get("latencies") is not None}
+        if not told:
+            return {}
+        now: dict[str, Times] = {side: {} for side in self.sides}
+        for key, latencies in told.items():
+            if key in self._side_of:
+                _add(now[self._side_of[key]], latencies)
+        self.times = self.times or {side: {} for side in self.sides}
+        if before and not restarted:
+            for side, times in now.items():
+                more = {bound: count - before[side].get(bound, 0) for bound, count in times.items()}
+                if all(count >= 0 for count in more.values()):
+                    _add(self.times[side], {bound: count for bound, count in more.items() if count})
+        return now
 
 
 class _Tally:
@@ -266,6 +290,11 @@ def requests_and_errors(counts: t.Sequence[int]) -> tuple[int, int]:
     """Of counts in the order of COUNTERS. Where errors are more than requests, by a skew of the counters, all of them failed."""
     requests, *errors = counts
     return max(requests, sum(errors)), sum(errors)
+
+
+def _add(times: Times, more: t.Mapping[str, int]) -> None:
+    for bound, count in more.items():
+        times[bound] = times.get(bound, 0) + count
 
 
 def total(polls: t.Iterable[t.Sequence[int]]) -> Counts:

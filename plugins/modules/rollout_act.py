@@ -306,6 +306,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._driver import Driv
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Lost
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import KINDS, Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
+from ansible_collections.steady.rollout.plugins.module_utils._no_log import hide
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import (
     ACTS,
     NOTED,
@@ -316,7 +317,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import
 )
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import (
     COMMON_OPTIONS,
-    DRIVERS,
+    driver_of,
     read_safe,
     read_servers,
     read_tables,
@@ -356,7 +357,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "planned_on": {"type": "dict", "default": {}},
 }
 # What the guard needs to reach the load balancer, and to restore.
-REACH = ("provider", *SOCKET_OPTIONS, "health_timeout", "state_file")
+REACH = ("provider", *SOCKET_OPTIONS, "config", "health_timeout", "state_file")
 
 
 def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
@@ -389,9 +390,9 @@ def act(params: t.Mapping[str, t.Any], check_mode: bool) -> Act:
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     params = {**module.params}
-    _hide_probe(module)
+    hide(module, "probe")
     try:
-        driver = DRIVERS[params["provider"]](params, module.check_mode)
+        driver = driver_of(params, module.check_mode)
         service = Service(params["state_dir"], params["guard"], module.run_command)
         done = perform(act(params, module.check_mode), driver, service)
         proof = _prove(params, driver) if not module.check_mode else {}
@@ -404,13 +405,6 @@ def main() -> None:
         for warning in changed.warnings:
             module.warn(warning)
     module.exit_json(**result(done), **proof)
-
-
-def _hide_probe(module: AnsibleModule) -> None:
-    """It is not logged nor returned. no_log alone would also mask its words wherever they occur in the result."""
-    if module.params["probe"]:
-        module.params["probe"] = "not shown"
-        module.no_log_values.clear()
 
 
 def _prove(params: t.Mapping[str, t.Any], driver: Driver) -> dict[str, t.Any]:

@@ -121,7 +121,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Records, boot_time, looked_at
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
-from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, DRIVERS
+from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, driver_of
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import unusable
 
@@ -194,7 +194,7 @@ def main() -> None:
     params = module.params
     try:
         await_free(params["state_dir"], params["backends"], params["await_free"])
-        driver = DRIVERS[params["provider"]](params, True)
+        driver = driver_of(params, True)
         read = driver.read_with_survival if params["records"] else driver.read
         reading = read(params["backends"])
     except LoadBalancerError as exc:
