@@ -226,6 +226,8 @@ def reason(settings: Settings, state: State) -> str:
         return (
             f"not enough evidence yet: {seen}; about {needed} more requests to {settings.canary} are needed for a pass"
         )
+    if state.latency is not None and _errors_pass(settings, state):
+        return f"not enough evidence yet of how long {settings.canary} takes: {seen}"
     if evidence(settings, state)["fail"] >= _LOOKS_BAD:
         return f"not enough evidence yet, and it looks worse than tolerated: {seen}"
     return f"not enough evidence yet: {seen}"
@@ -242,6 +244,8 @@ def requests_needed(settings: Settings, state: State) -> int | None:
         _error_evidence.requests_needed(record, settings.tolerances(name)[1], settings.beta)
         for name, record in state.counts.items()
     ]
+    if state.latency is not None:
+        found.append(_latency_evidence.requests_needed(state.latency, settings.beta))
     known = [count for count in found if count is not None]
     return max(known) if len(known) == len(found) else None
 
@@ -347,10 +351,14 @@ def _failure(settings: Settings, state: State) -> str:
 def _passes(settings: Settings, state: State) -> bool:
     if state.counts[ERRORS].total.canary < settings.min_requests:
         return False
-    if not all(_evidence.reaches(_evidence.mean(record.good), settings.beta) for record in state.counts.values()):
+    if not _errors_pass(settings, state):
         return False
     # Averages may fail a canary, but say too little to withhold a pass.
     return state.latency is None or _evidence.reaches(_latency_evidence.pass_evidence(state.latency), settings.beta)
+
+
+def _errors_pass(settings: Settings, state: State) -> bool:
+    return all(_evidence.reaches(_evidence.mean(record.good), settings.beta) for record in state.counts.values())
 
 
 def _both_broken(settings: Settings, total: Counts) -> bool:

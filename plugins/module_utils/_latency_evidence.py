@@ -33,6 +33,10 @@ ENOUGH = 100
 # Buckets are 5 % wide, from about 8 microseconds to 3 minutes.
 _WIDTH = math.log(1.05)
 _LOWEST, _HIGHEST = -100, 248
+# A bucket is narrow that is no wider than what a clock tells, in milliseconds, or than this many times its lower edge.
+_CLOCK, _FINE = 1.0 + 1e-9, 1.0501
+# Evidence for a pass, as a part of what is asked, from which on it says how much more is needed.
+_TELLING = 0.05
 # More stable requests than this are counted half, so that the histogram stays small and follows what happens.
 _MOST_KNOWN = 1_000_000
 
@@ -48,7 +52,7 @@ class Quantile:
 
     fail: tuple[float | None, ...] = _NONE
     good: tuple[float | None, ...] = _ONE
-    slow: int = 0
+    slow: float = 0.0
     known: int = 0
 
 
@@ -65,7 +69,7 @@ class Record:
         known = dict(self.histogram)
         first, last = (min(known), max(known)) if known else (0, -1)
         return {
-            "quantiles": [[list(one.fail), list(one.good), one.slow, one.known] for one in self.quantiles],
+            "quantiles": [[list(one.fail), list(one.good), round(one.slow, 3), one.known] for one in self.quantiles],
             "histogram": [first, *(known.get(bucket, 0) for bucket in range(first, last + 1))],
             "canary": self.canary,
         }
@@ -77,7 +81,7 @@ class Record:
         if len(data["quantiles"]) != len(QUANTILES) or len(counts) > _HIGHEST - _LOWEST + 1:
             raise ValueError("its numbers are not as many as they should be")
         quantiles = tuple(
-            Quantile(_evidence.read(fail, len(SHIFTS)), _evidence.read(good, len(SHIFTS)), int(slow), int(known))
+            Quantile(_evidence.read(fail, len(SHIFTS)), _evidence.read(good, len(SHIFTS)), float(slow), int(known))
             for fail, good, slow, known in data["quantiles"]
         )
         return cls(
@@ -123,6 +127,14 @@ def pass_evidence(record: Record) -> float | None:
     return min((_evidence.mean(one.good) or 0.0) for one in record.quantiles)
 
 
+def requests_needed(record: Record, beta: float) -> int | None:
+    """About how many more canary requests a pass takes, by how much those so far have shown; None where that is next to nothing."""
+    wanted, shown = -math.log(beta), pass_evidence(record)
+    if shown >= wanted:
+        return 0
+    return math.ceil(record.canary * (wanted - shown) / shown) if shown > _TELLING * wanted else None
+
+
 def median(record: Record) -> float | None:
     """About half of the stable requests took so many milliseconds at most; None before any was seen."""
     return _limit(record.histogram, 0.5, known_slow=0)
@@ -143,18 +155,27 @@ def _asked(
         nothing = [0.0] * len(SHIFTS)
         return replace(known, fail=tuple(_evidence.grown(known.fail, nothing, caps[0], mass)))
     n1, n0 = _sum(canary), _sum(stable)
-    k0 = sum(count for _low, high, count in stable if high > limit)
+    k0 = sum(_above(limit, *one) for one in stable)
     # Of a histogram it is not known where in a bucket they are: it is what says less.
     longest = margin * limit
     surely = sum(count for low, high, count in canary if (low >= longest if low < high else high > longest))
-    perhaps = sum(count for _low, high, count in canary if high > longest)
+    perhaps = sum(_above(longest, *one) for one in canary)
     pb = (known.slow + _PRIOR * (1 - q)) / (known.known + _PRIOR)
     fail = _evidence.grown(known.fail, [_log_ratio(surely, n1, k0, n0, pb, shift) for shift in SHIFTS], caps[0], mass)
     good = _evidence.grown(known.good, [_log_ratio(perhaps, n1, k0, n0, pb, -shift) for shift in SHIFTS], caps[1])
     return Quantile(tuple(fail), tuple(good), known.slow + k0, known.known + n0)
 
 
-def _log_ratio(k1: int, n1: int, k0: int, n0: int, pb: float, shift: float) -> float:
+def _above(limit: float, low: float, high: float, count: int) -> float:
+    """How many of a bucket may be above a limit: all of it, unless it is narrow. Those in a narrow one lie evenly, as a clock of whole
+    milliseconds would else hide for good that both sides take the same time. (The mean over where they lie is an e-value, too.)"""
+    if high <= limit:
+        return 0.0
+    narrow = low < high <= max(low + _CLOCK, low * _FINE)
+    return count * (high - max(low, limit)) / (high - low) if narrow else float(count)
+
+
+def _log_ratio(k1: float, n1: int, k0: float, n0: int, pb: float, shift: float) -> float:
     pb = min(max(pb, _CERTAIN), 1 - _CERTAIN)
     pa = 1 / (1 + math.exp(-(math.log(pb / (1 - pb)) + shift)))
     both = (n1 * pa + n0 * pb) / (n1 + n0)

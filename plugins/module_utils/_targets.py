@@ -217,7 +217,7 @@ def _named_by_address(host: str, given: t.Mapping[str, t.Any]) -> dict[str, t.An
     """The variables of a host with its servers named, where the user named none."""
     address = given.get("address") or given.get("host") or host
     tracks = given.get("tracks")
-    if isinstance(tracks, t.Mapping):
+    if tracks and isinstance(tracks, t.Mapping):
         named = {
             track: {"server": f"{address}:{slot['port']}", **slot}
             if isinstance(slot, t.Mapping) and slot.get("port")

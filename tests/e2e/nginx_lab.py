@@ -37,7 +37,7 @@ http {
     {defaults}
     include {dir}/shop.conf;
     server {
-        listen {host}:8000 reuseport;
+        listen {host}:8000;
         location / {
             proxy_pass http://shop;
             proxy_connect_timeout 2s;

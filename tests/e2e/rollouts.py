@@ -403,6 +403,8 @@ class Rollouts:
     def load(self, terms: Terms | None = None, only: str = "", **profile: t.Any) -> Load:
         """Start a load, on both load balancers unless `only` names one; it stops at the end or by the test."""
         seen: Loadable = _OneBalancer(self.fleet, only) if only else self.fleet
+        if not self.fleet.keeps_idle_connections:
+            profile = {"new_connections": 1.0, **profile}
         load = Load(seen, Profile(**{"rate": GENTLE, **profile}), terms)
         return self._stack.enter_context(load)
 

@@ -22,7 +22,7 @@ import typing as t
 
 import yaml
 
-from local_fleet import app, claims, supervisor
+from local_fleet import app, claims, nginx, supervisor
 from local_fleet.incidents import Crash, Incidents, find_crashes, find_killed
 from local_fleet.layout import BACKEND, LOAD_BALANCERS, NO_STATE, Layout, Options, parse_version
 from local_fleet.polling import poll
@@ -55,7 +55,7 @@ class RunningFleet:
                 values = json.load(file)
         except OSError as error:
             raise FleetError(f"no fleet runs in {directory}: start one with `up`.") from error
-        return cls(Layout(values["number"], directory, Options(apps=values["apps"])))
+        return cls(Layout(values["number"], directory, Options(apps=values["apps"], lb=values["lb"])))
 
     @property
     def directory(self) -> str:
@@ -163,6 +163,9 @@ class RunningFleet:
     def set_state(self, host: str, state: str) -> None:
         """Set the state of an app host on every load balancer: ready, drain or maint. Raises FleetError."""
         for name in LOAD_BALANCERS:
+            if self.layout.is_nginx:
+                nginx.set_state(self.layout, name, host, state)
+                continue
             answer = self.ask(name, f"set server {BACKEND}/{host} state {state}").strip()
             if answer:
                 raise FleetError(f"{name} did not set {host} to {state}: it said {answer!r}.")
@@ -194,6 +197,11 @@ class RunningFleet:
 
     # --- load balancers
 
+    @property
+    def keeps_idle_connections(self) -> bool:
+        """Whether clients may reuse connections over a change: older NGINX closes those that are idle, with what is on its way."""
+        return not self.layout.is_nginx or self.layout.options.lb == "nginx_lua" or nginx_version() >= nginx.KEEPS_IDLE_SINCE
+
     def socket(self, load_balancer: str) -> str:
         """The path of the admin socket of a load balancer."""
         return self.path(load_balancer, "admin.sock")
@@ -207,7 +215,9 @@ class RunningFleet:
         return int(self.ask(load_balancer, "show info").split("\nPid: ")[1].split()[0])
 
     def servers(self, load_balancer: str) -> dict[str, dict[str, str]]:
-        """The rows of `show stat` for the backend's servers, by server."""
+        """The rows of `show stat` for the backend's servers, by server; of NGINX the columns that there are."""
+        if self.layout.is_nginx:
+            return nginx.servers(self.layout, load_balancer)
         return {row["svname"]: row for row in self._statistics(load_balancer, BACKEND, 4)}
 
     def frontend(self, load_balancer: str) -> dict[str, str]:
@@ -243,7 +253,10 @@ class RunningFleet:
         _write(self.path(load_balancer, "server-state"), self.ask(load_balancer, "show servers state"))
 
     def reload(self, load_balancer: str) -> None:
-        """Reload a load balancer and wait for its new worker. Runtime state survives only after `save_state`."""
+        """Reload a load balancer and wait for its new worker. Runtime state of HAProxy survives only after `save_state`."""
+        if self.layout.is_nginx:
+            nginx.reload(self.layout, load_balancer)
+            return
         before = self.worker_pid(load_balancer)
         _ask(self.path(load_balancer, "master.sock"), "reload")
 
@@ -283,7 +296,7 @@ class RunningFleet:
         return {
             "supervisor": _cpu_seconds(answer["supervisor"]),
             "app": sum(_cpu_seconds(pid) for host in self.app_hosts for pid in status[host]["pids"]),
-            "haproxy": sum(_cpu_seconds(pid) for host in LOAD_BALANCERS for pid in status[host]["pids"]),
+            self.layout.options.lb: sum(_cpu_seconds(pid) for host in LOAD_BALANCERS for pid in status[host]["pids"]),
         }
 
     def end(self) -> None:
@@ -351,7 +364,7 @@ class Fleet(RunningFleet):
 
     def _launch(self, arguments: list[str], pass_fds: list[int]) -> None:
         claims.sweep()
-        version = haproxy_version(tuple(self._options.haproxy_command))
+        version = nginx_version() if self._options.lb != "haproxy" else haproxy_version(tuple(self._options.haproxy_command))
         if _is_docker(self._options.haproxy_command):
             claims.sweep_containers()
         number, lock = self._claim()
@@ -391,20 +404,32 @@ class Fleet(RunningFleet):
             raise FleetError(f"the path {directory} is too long for unix sockets: set TMPDIR to a short one.")
         return directory
 
-    def _write_files(self, version: tuple[int, int]) -> None:
+    def _write_files(self, version: tuple[int, ...]) -> None:
         for host in self.layout.hosts:
             os.mkdir(os.path.join(self.directory, host))
         for host in LOAD_BALANCERS:
-            _write(self.path(host, "haproxy.cfg"), self.layout.haproxy_config(host, version))
+            if self.layout.is_nginx:
+                _write(self.path(host, "nginx.conf"), nginx.config(self.layout, host, version))
+                _write(self.path(host, "upstream.conf"), nginx.upstream(self.layout))
+                continue
+            _write(self.path(host, "haproxy.cfg"), self.layout.haproxy_config(host, version[:2]))
             _write(self.path(host, "server-state"), NO_STATE)
         for host in self.app_hosts:
             self.write_release(host, app.Release(self._options.release))
         _write(self.inventory(), yaml.safe_dump(self.layout.inventory(), sort_keys=False))
         hosts = [*map(self._load_balancer, LOAD_BALANCERS), *map(self._app_host, self.app_hosts)]
-        values = {"number": self.layout.number, "apps": self._options.apps, "hosts": hosts}
+        values = {"number": self.layout.number, "apps": self._options.apps, "lb": self._options.lb, "hosts": hosts}
         _write(os.path.join(self.directory, "fleet.json"), json.dumps(values))
 
     def _load_balancer(self, host: str) -> dict[str, t.Any]:
+        if self.layout.is_nginx:
+            return {
+                "name": host,
+                "command": nginx.command(f"{self.directory}/{host}"),
+                "log": self.path(host, "log"),
+                "ready": self.endpoint(host),
+                "death_signal": int(signal.SIGTERM),
+            }
         command = [word.replace("{dir}", self.directory) for word in self._options.haproxy_command]
         container = ""
         if _is_docker(command):
@@ -461,6 +486,16 @@ class Fleet(RunningFleet):
 def detached_directory() -> str:
     """Where the fleet that `up` starts is: STEADY_FLEET, or a place in the user's cache. inventories/local looks there."""
     return os.environ.get("STEADY_FLEET") or os.path.expanduser("~/.cache/steady-rollout/fleet")
+
+
+@functools.cache
+def nginx_version() -> tuple[int, ...]:
+    """Of the system's NGINX. Raises FleetError."""
+    try:
+        done = subprocess.run(["nginx", "-v"], capture_output=True, timeout=VERSION_SECONDS, check=True, text=True)
+        return nginx.parse_version(done.stderr)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise FleetError(f"NGINX cannot be run: {error}") from error
 
 
 @functools.cache

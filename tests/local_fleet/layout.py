@@ -75,10 +75,12 @@ class Options:
 
     `template` replaces TEMPLATE; both know $dir (the LB's directory), $address, $port, $backend, $balance, $servers
     (the server lines), $soft_stop and the extra lines. `tracks` names the track of app hosts for the inventory.
-    `haproxy_command` starts HAProxy up to its first argument; {dir} in it is the fleet's directory.
+    `haproxy_command` starts HAProxy up to its first argument; {dir} in it is the fleet's directory. With `lb` nginx what is
+    said of HAProxy means nothing.
     """
 
     apps: int = 6
+    lb: str = "haproxy"
     release: str = "1.0.0"
     balance: str = "roundrobin"
     weights: t.Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -103,6 +105,10 @@ class Layout:
     @property
     def app_hosts(self) -> tuple[str, ...]:
         return tuple(f"web{index}" for index in range(1, self.options.apps + 1))
+
+    @property
+    def is_nginx(self) -> bool:
+        return self.options.lb != "haproxy"
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -134,7 +140,7 @@ class Layout:
             lines.append(line.rstrip())
         return lines
 
-    def haproxy_config(self, load_balancer: str, version: tuple[int, int]) -> str:
+    def haproxy_config(self, load_balancer: str, version: tuple[int, ...]) -> str:
         """HAProxy's configuration, for HAProxy of `version`."""
         values = {
             "dir": f"{self.directory}/{load_balancer}",
@@ -176,14 +182,15 @@ class Layout:
         }
 
     def _lb_variables(self, name: str) -> dict[str, t.Any]:
-        return {
-            "rollout_provider": "haproxy",
-            "rollout_haproxy_socket": self.path(name, "admin.sock"),
-            "rollout_state_dir": self.path(name, "rollout"),
-        }
+        reach = {"rollout_haproxy_socket": self.path(name, "admin.sock")}
+        if self.is_nginx:
+            reach = {"rollout_nginx_config": self.path(name, "nginx.conf")}
+        return {"rollout_provider": self.options.lb, **reach, "rollout_state_dir": self.path(name, "rollout")}
 
     def _app_variables(self, name: str) -> dict[str, t.Any]:
-        variables = {"fleet_release_file": self.path(name, "release.json")}
+        variables: dict[str, t.Any] = {"fleet_release_file": self.path(name, "release.json")}
+        if self.is_nginx:
+            variables.update(rollout_address=self.address(name), rollout_port=self.port(name))
         if name in self.options.tracks:
             variables["rollout_track"] = self.options.tracks[name]
         return variables

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
+import random
 import typing as t
 
 import pytest
@@ -303,6 +305,21 @@ def test_a_canary_that_takes_twice_as_long_fails() -> None:
 
 def test_a_canary_that_takes_as_long_does_not_fail() -> None:
     assert latency_verdict([of_times(EQUAL[:40], EQUAL)] * 100) != FAIL
+
+
+@pytest.mark.parametrize(("factor", "seen"), [(1.0, False), (1.1, False), (2.0, True)])
+def test_a_clock_of_whole_milliseconds_neither_hides_that_both_are_alike_nor_makes_them_differ(
+    factor: float, seen: bool
+) -> None:
+    """Requests of some 2 ms, told as whole ones: what a clock cannot tell apart is no difference."""
+    chance = random.Random(1)
+
+    def whole(number: int, median: float) -> list[tuple[float, float, int]]:
+        ends = collections.Counter(math.ceil(chance.lognormvariate(math.log(median), 0.5)) for _one in range(number))
+        return [(end - 1.0, float(end), count) for end, count in ends.items()]
+
+    polls = [Poll({"errors": Counts(50, 0, 450, 0)}, whole(50, 2.0 * factor), whole(450, 2.0)) for _one in range(180)]
+    assert latency_verdict(polls) == (FAIL if seen else PASS)
 
 
 def test_a_histogram_says_the_same_as_its_requests_where_its_buckets_are_fine() -> None:
