@@ -93,14 +93,15 @@ def upstreams(main: str, files: Files) -> tuple[Upstream, ...]:
     return tuple(found)
 
 
-def find(known: t.Sequence[Upstream], name: str, kind: str = "") -> Upstream:
-    """The upstream of a name. Raises NginxConfigError where there is none, or ``http`` and ``stream`` both have one."""
-    named = [one for one in known if one.name == name and kind in ("", one.kind)]
+def find(known: t.Sequence[Upstream], name: str) -> Upstream:
+    """The upstream of a name, `http/NAME` or `stream/NAME`. Raises NginxConfigError where there is none, or both blocks have one."""
+    named = [one for one in known if name in (one.name, f"{one.kind}/{one.name}")]
     if len(named) == 1:
         return named[0]
     if named:
         places = " and ".join(f"{one.kind} ({one.path})" for one in named)
-        raise NginxConfigError(f"upstream {name} is there {len(named)} times, in {places}; say which one is meant")
+        ways = " or ".join(f"{kind}/{name}" for kind in dict.fromkeys(one.kind for one in named))
+        raise NginxConfigError(f"upstream {name} is there {len(named)} times, in {places}; say which one is meant: {ways}")
     others = ", ".join(sorted({one.name for one in known})) or "none at all"
     raise NginxConfigError(f"there is no upstream {name}; the configuration has {others}")
 

@@ -110,7 +110,7 @@ def test_includes_are_followed_where_they_stand_in_the_order_of_nginx() -> None:
 def test_an_upstream_of_http_and_one_of_stream_may_share_a_name() -> None:
     text = b"stream { upstream app { server s; } } http { upstream app { server h; } server { listen 80; } }"
     known = upstreams("nginx.conf", Tree({"nginx.conf": text}))
-    assert find(known, "app", "stream").servers[0].address == "s"
+    assert find(known, "stream/app").servers[0].address == "s"
     with pytest.raises(NginxConfigError, match=r"app is there 2 times, in stream \(nginx.conf\) and http"):
         find(known, "app")
 
