@@ -130,20 +130,21 @@ def restored(
 ) -> tuple[list[Server], dict[str, str]]:
     """What servers are to become to be safe, ``{name: {weight, state}}``, and why some cannot: {name: why}.
 
-    ``down``: why servers do not accept connections; they stay out. Where nothing would be left to take traffic, what takes it now stays.
+    ``down``: why servers do not accept connections; those that are out stay out. Where nothing else would be left to take traffic, what
+    takes it now stays.
     """
     out = {name: f"{name} is not there any more" for name in safe if name not in {server.name for server in servers}}
     after = []
     for server in servers:
         target = safe.get(server.name)
         back = server if target is None else _aimed(server, target, drains=server.state == DRAIN)
-        if server.name in down and back.state == READY and server.state != READY:
-            out[server.name] = f"{down[server.name]}, so it stays {server.state}"
-            back = server
+        if server.name in down and back.state == READY:
+            out[server.name] = f"{down[server.name]}, so it stays {server.state}" if server.state != READY else down[server.name]
+            back = server if server.state != READY else back
         after.append(back)
-    if any(server.usable for server in servers) and not any(server.usable for server in after):
+    if not any(server.usable and server.name not in down for server in after):
         for place, server in enumerate(servers):
-            if server.usable:
+            if server.usable and not after[place].usable:
                 out[server.name] = f"{server.name} stays {server.state}, as nothing else would be left to take traffic"
                 after[place] = server
     return after, out

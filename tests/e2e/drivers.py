@@ -8,15 +8,17 @@ from __future__ import annotations
 import collections
 import contextlib
 import http.client
+import threading
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Driver
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import parse_address
 
-from e2e.lab import App, Client, Lab
-from local_fleet.polling import poll
+from e2e.lab import Client, Lab
 from e2e.nginx_lab import NginxLab
+from e2e.nginx_lua_lab import NginxLuaLab
+from local_fleet.polling import poll
 
 HAPROXY = """
 backend shop
@@ -33,12 +35,24 @@ class Site(t.Protocol):
     """A load balancer with a backend `shop` of three servers of weight 10, each an App that answers with its port."""
 
     host: str
-    apps: list[App]
+    apps: t.Sequence[AnyApp]
     out: str  # what a server out of rotation is told to be, and is
 
     def name(self, place: int) -> str: ...
 
     def driver(self, **options: t.Any) -> Driver: ...
+
+
+class AnyApp(t.Protocol):
+    """As lab.App."""
+
+    held: threading.Semaphore
+    holding: int
+    answered: int
+
+    def shutdown(self) -> None: ...
+
+    def server_close(self) -> None: ...
 
 
 class HaproxySite:
@@ -70,6 +84,19 @@ class NginxSite:
         return self._lab.driver(**options)
 
 
+class NginxLuaSite:
+    out = "down"
+
+    def __init__(self, lab: NginxLuaLab) -> None:
+        self._lab, self.host, self.apps = lab, lab.host, list(lab.apps.values())
+
+    def name(self, place: int) -> str:
+        return self._lab.names[place]
+
+    def driver(self, **options: t.Any) -> Driver:
+        return self._lab.driver(**options)
+
+
 @contextlib.contextmanager
 def haproxy() -> t.Iterator[Site]:
     with Lab(HAPROXY) as lab:
@@ -82,7 +109,17 @@ def nginx() -> t.Iterator[Site]:
         yield NginxSite(lab)
 
 
-DRIVERS: dict[str, t.Callable[[], contextlib.AbstractContextManager[Site]]] = {"haproxy": haproxy, "nginx": nginx}
+@contextlib.contextmanager
+def nginx_lua() -> t.Iterator[Site]:
+    with NginxLuaLab(10, 10, 10) as lab:
+        yield NginxLuaSite(lab)
+
+
+DRIVERS: dict[str, t.Callable[[], contextlib.AbstractContextManager[Site]]] = {
+    "haproxy": haproxy,
+    "nginx": nginx,
+    "nginx_lua": nginx_lua,
+}
 
 
 def answers(site: Site, count: int, path: str = "/") -> collections.Counter[int]:
@@ -100,7 +137,7 @@ def answers(site: Site, count: int, path: str = "/") -> collections.Counter[int]
     return +found
 
 
-def hold(site: Site, app: App) -> Client:
+def hold(site: Site, app: AnyApp) -> Client:
     """A request that stays in flight until ``app.held`` is released. The others are out of rotation, so that it goes there."""
     before = app.holding
     client = Client(site.host, {})
