@@ -39,6 +39,7 @@
 -- A server or location with a log_by_lua of its own does not inherit the one above, and must call log() itself.
 
 local balancer = require "ngx.balancer"
+local base = require "resty.core.base"
 local ffi = require "ffi"
 
 local C, dict = ffi.C, ngx.shared.steady_rollout
@@ -72,6 +73,7 @@ local STATES = {[READY] = true, [DRAIN] = true, [DOWN] = true}
 local MAX_WEIGHT = 100000
 -- A place in the cycle, times its stride, must be a whole number for a double.
 local MAX_TOTAL = 1e8
+local LONGEST_LIST = 4096
 local GOLDEN = (math.sqrt(5) - 1) / 2
 -- As `max_fails=1 fail_timeout=10s`, which is what NGINX does by itself.
 local OUT_SECONDS = 10
@@ -86,9 +88,11 @@ local M = {}
 local conf        -- what load() was told: {dir, upstreams, names}
 local me          -- the pid of this worker, once it has counted
 local views = {}  -- {upstream: what was made of one version of its state}
--- {request: {the keys of its counts, each as often as it is in flight}}. Not in ngx.ctx, which an internal redirect empties; and
--- subrequests have none of their own when the request is logged.
-local held = {}
+-- {id: {server: which is counted as asked, tried: {name: true}}} of each request that is in flight. Not in ngx.ctx: an internal redirect
+-- empties it.
+local flights = {}
+-- {request: ids of its subrequests}: nothing tells when they end, at the latest they do with it.
+local subrequests = {}
 
 
 -- JSON, in what little of it is needed here: Debian's Lua module brings no library for it.
@@ -564,7 +568,22 @@ end
 
 -- Choosing. A wheel is a cycle as long as its weights add up to; the n-th request of all workers has the n-th place. Steps of about
 -- the golden ratio spread each server's places evenly over any stretch of it, as smooth weighted round robin does, and visit each
--- place once in a cycle, so that shares are exact. It needs no list of places, whatever the weights are.
+-- place once in a cycle, so that shares are exact. It needs no list of places, whatever the weights are; short cycles have one, as
+-- LuaJIT compiles nothing that has a loop in it together with what is around it. That is why the usual way of a request has none.
+
+local function place_of(wheel, tick)
+    local place = tick % wheel.total * wheel.stride % wheel.total
+    local low, high = 1, #wheel.servers
+    while low < high do
+        local middle = floor((low + high) / 2)
+        if place < wheel.ends[middle] then
+            high = middle
+        else
+            low = middle + 1
+        end
+    end
+    return wheel.servers[low]
+end
 
 local function wheel_of(servers)
     local common = 0
@@ -583,18 +602,16 @@ local function wheel_of(servers)
     return {servers = servers, ends = ends, total = total, stride = stride}
 end
 
-local function at(wheel, tick)
-    local place = tick % wheel.total * wheel.stride % wheel.total
-    local low, high = 1, #wheel.servers
-    while low < high do
-        local middle = floor((low + high) / 2)
-        if place < wheel.ends[middle] then
-            high = middle
-        else
-            low = middle + 1
-        end
+local function list_of(wheel)
+    local list = {}
+    for tick = 0, wheel.total - 1 do
+        list[tick] = place_of(wheel, tick)
     end
-    return wheel.servers[low]
+    return list
+end
+
+local function at(wheel, tick)
+    return wheel.list and wheel.list[tick % wheel.total] or place_of(wheel, tick)
 end
 
 -- As set_current_peer() wants it.
@@ -621,13 +638,17 @@ local function refreshed(name)
             }
         end
     end
+    local wheel = #ready > 0 and wheel_of(ready)
+    if wheel and wheel.total <= LONGEST_LIST then
+        wheel.list = list_of(wheel)
+    end
     local view = {
         version = state.version,
         version_key = "version/" .. name,
         tick_key = "tick/" .. name,
         again_key = "again/" .. name,
         ready = ready,
-        wheel = #ready > 0 and wheel_of(ready),
+        wheel = wheel,
     }
     views[name] = view
     return view
@@ -641,7 +662,7 @@ end
 local function another(view, tried)
     local fresh, untried = {}, {}
     for _place, one in ipairs(view.ready) do
-        if not tried[one.name] then
+        if not (tried and tried[one.name]) then
             untried[#untried + 1] = one
             if not dict:get(one.out_key) then
                 fresh[#fresh + 1] = one
@@ -658,7 +679,7 @@ local function choose(view, tried)
         return nil
     end
     local server = at(view.wheel, next_tick(view.tick_key))
-    if tried[server.name] or dict:get(server.out_key) then
+    if tried and tried[server.name] or dict:get(server.out_key) then
         return another(view, tried)
     end
     return server
@@ -682,43 +703,89 @@ local function begin_to_count()
     end
 end
 
--- Unique in this worker to a request and its subrequests, also over HTTP/2, where many requests share a connection.
-local function request_key()
+-- Unique in this worker while the request, or subrequest, is in flight.
+local function id_of_this()
+    return tonumber(ffi.cast("uintptr_t", ffi.cast("void *", base.get_request())))
+end
+
+-- The same for a request and its subrequests; also over HTTP/2, where many requests share a connection.
+local function family()
     return ngx.var.connection .. "/" .. ngx.var.connection_requests
 end
 
-local function hold(request, key)
-    local keys = held[request]
-    if keys then
-        keys[#keys + 1] = key
+local function begin_flight(id)
+    local flight = {}
+    flights[id] = flight
+    if ngx.is_subrequest then
+        local key = family()
+        subrequests[key] = subrequests[key] or {}
+        table.insert(subrequests[key], id)
+    end
+    return flight
+end
+
+local function end_flight(id)
+    local flight = flights[id]
+    flights[id] = nil
+    if flight and flight.server then
+        count(flight.server.count_key, -1)
+    end
+    return flight
+end
+
+local function end_subrequests()
+    local key = family()
+    for _place, id in ipairs(subrequests[key] or {}) do
+        end_flight(id)
+    end
+    subrequests[key] = nil
+end
+
+local function leave_out(server)
+    dict:set(server.out_key, true, OUT_SECONDS)
+end
+
+-- A flight that is asked for a server again. Returns whether the last one failed: it was not an internal redirect to another location.
+local function ended_try(flight)
+    local failure = balancer.get_last_failure()
+    if flight.server then
+        count(flight.server.count_key, -1)
+    end
+    if failure then
+        flight.tried = flight.tried or {}
+        flight.tried[flight.server.name] = true
+        if failure == "failed" then
+            leave_out(flight.server)
+        end
     else
-        held[request] = {key}
+        flight.tried = nil
     end
+    flight.server = nil
+    return failure ~= nil
 end
 
-local function let_go(request, key)
-    for place, one in ipairs(held[request] or {}) do
-        if one == key then
-            table.remove(held[request], place)
-            count(key, -1)
-            return
-        end
+-- Counts a server as asked, if `view` is in force. The version is looked at after the count: whoever has changed it sees the count, or
+-- is seen. Returns the server, if there is one, and whether the view is in force.
+local function take(view, tried)
+    local server = choose(view, tried)
+    if server then
+        count(server.count_key, 1)
     end
+    if dict:get(view.version_key) == view.version then
+        return server, true
+    elseif server then
+        count(server.count_key, -1)
+    end
+    return nil, false
 end
 
--- Returns a server that is counted as asked. The version is looked at after the count: whoever has changed it sees the count, or is seen.
-local function taken(name, tried)
-    local view = views[name] or refreshed(name)
+-- As long as versions come faster than they can be read.
+local function take_anew(name, tried)
+    local view = refreshed(name)
     while view do
-        local server = choose(view, tried)
-        if server then
-            count(server.count_key, 1)
-        end
-        if dict:get(view.version_key) == view.version then
+        local server, in_force = take(view, tried)
+        if in_force then
             return server, view
-        end
-        if server then
-            count(server.count_key, -1)
         end
         view = refreshed(name)
     end
@@ -728,30 +795,26 @@ function M.balance(name)
     if not me then
         begin_to_count()
     end
-    local failure = balancer.get_last_failure()
-    local ctx, request = ngx.ctx, request_key()
-    local try = failure and ctx.steady_rollout
-    local is_first = not try
-    if is_first then
-        try = {tried = {}}
-        ctx.steady_rollout = try
-    else
-        let_go(request, try.server.count_key)
-        try.tried[try.server.name] = true
-        if failure == "failed" then
-            dict:set(try.server.out_key, true, OUT_SECONDS)
-        end
+    local id = id_of_this()
+    local flight = flights[id]
+    local is_retry = flight and ended_try(flight)
+    flight = flight or begin_flight(id)
+    local view = views[name]
+    local server, in_force
+    if view then
+        server, in_force = take(view, flight.tried)
     end
-    local server, view = taken(name, try.tried)
+    if not in_force then
+        server, view = take_anew(name, flight.tried)
+    end
     if not server then
         if not view then
             ngx.log(ngx.ERR, "steady_rollout: load() was not told of upstream ", name)
         end
         return ngx.exit(NGX_BUSY)
     end
-    hold(request, server.count_key)
-    try.server = server
-    if is_first and #view.ready > 1 then
+    flight.server = server
+    if not is_retry and #view.ready > 1 then
         balancer.set_more_tries(#view.ready - 1)
     end
     local set, why = balancer.set_current_peer(server.address, server.port)
@@ -761,31 +824,15 @@ function M.balance(name)
     end
 end
 
--- The last try is not followed by another one that would tell of its failure.
-local function notice_last_failure()
-    local try = ngx.ctx.steady_rollout
-    if try and try.server and (ngx.status == 502 or ngx.status == 504) then
-        local headers = ngx.var.upstream_header_time
-        if headers and headers:find("%-$") then
-            dict:set(try.server.out_key, true, OUT_SECONDS)
-        end
-    end
-end
-
 function M.log()
-    if next(held) == nil then
-        return
+    local flight = end_flight(id_of_this())
+    if next(subrequests) then
+        end_subrequests()
     end
-    local request = request_key()
-    local keys = held[request]
-    if not keys then
-        return
+    -- The last try is not followed by another one that would tell of its failure.
+    if flight and flight.server and (ngx.status == 502 or ngx.status == 504) and (ngx.var.upstream_header_time or ""):find("%-$") then
+        leave_out(flight.server)
     end
-    held[request] = nil
-    for _place, key in ipairs(keys) do
-        count(key, -1)
-    end
-    notice_last_failure()
 end
 
 
