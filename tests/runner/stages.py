@@ -251,7 +251,7 @@ def faults(run: Run) -> None:
 
 def benchmarks(run: Run) -> None:
     """Figures, and the limits that they must keep to."""
-    system.need(["git", "haproxy", "wrk"])
+    system.need(["git", "haproxy", "wrk", *system.NGINX])
     main = run.main_environment()
     extra = collection.extra_collections(run.root, main)
     with _docker_for(run, main, "tests/benchmarks"):
