@@ -177,7 +177,7 @@ def make_run(
         "action": "deploy",
         "plan": Plan("custom", NEW, backends, tuple(members), tuple(steps)),
         "lbs": tuple(
-            LoadBalancer(lb, "haproxy", f"/run/{lb}.sock", f"/var/{lb}", copy.deepcopy(dict(states)))  # type: ignore[arg-type]
+            LoadBalancer(lb, "haproxy", f"/run/{lb}.sock", f"/etc/{lb}", f"/var/{lb}", copy.deepcopy(dict(states)))  # type: ignore[arg-type]
             for lb in lbs
         ),
         "settings": settings(),

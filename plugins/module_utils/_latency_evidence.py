@@ -127,12 +127,13 @@ def pass_evidence(record: Record) -> float | None:
     return min((_evidence.mean(one.good) or 0.0) for one in record.quantiles)
 
 
-def requests_needed(record: Record, beta: float) -> int | None:
-    """About how many more canary requests a pass takes, by how much those so far have shown; None where that is next to nothing."""
+def requests_needed(record: Record, beta: float) -> int:
+    """About how many more canary requests a pass takes, by how much those so far have shown; as many again where that is next to nothing."""
     wanted, shown = -math.log(beta), pass_evidence(record)
     if shown >= wanted:
         return 0
-    return math.ceil(record.canary * (wanted - shown) / shown) if shown > _TELLING * wanted else None
+    more = record.canary * (wanted - shown) / shown if shown > _TELLING * wanted else record.canary
+    return max(ENOUGH, math.ceil(more))
 
 
 def median(record: Record) -> float | None:
