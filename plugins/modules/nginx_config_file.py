@@ -85,6 +85,10 @@ reloaded:
   description: Whether a running NGINX read its configuration anew; in check mode, whether it would.
   returned: success
   type: bool
+is_new:
+  description: Whether there was no such file.
+  returned: success
+  type: bool
 removed_links:
   description: By the link that was removed, what it named.
   returned: success
@@ -154,6 +158,7 @@ def main() -> None:
         changed=placed.changed,
         reloaded=placed.reloads,
         removed_links=dict(placed.links),
+        is_new=placed.before is None,
         diff=diff(file.path, placed),
         **({"backup_file": copy} if copy else {}),
     )
