@@ -11,6 +11,7 @@ states of servers differ.
 from __future__ import annotations
 
 import contextlib
+import os
 import typing as t
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class Nginx:
     reload_seconds: float = 30.0
 
 
+def lock_of(config: str) -> str:
+    """The name of the lock (see _lock) that keeps changes of a configuration one after the other."""
+    return f"nginx!{os.path.realpath(config)}"
+
+
 def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
     """Give files new contents, and have them served, also where they are the same. Returns the new workers.
 
@@ -59,7 +65,7 @@ def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
             raise NginxChangeError(
                 f"the change cannot be written beside its file: {exc}. Nothing was changed."
             ) from exc
-        seen = _test_bound(nginx, candidates)
+        seen = test_with(nginx, candidates)
         if seen != "":
             _refuse_broken(nginx)
         if seen:
@@ -95,9 +101,9 @@ def test(nginx: Nginx) -> str:
     return _said(_ran([*nginx.command, "-t", "-q", "-c", nginx.config]))
 
 
-def _test_bound(nginx: Nginx, candidates: t.Mapping[str, str]) -> str | None:
-    """As ``test``, with candidates in the place of their files, which nobody else sees; None where that cannot be had."""
-    bound = [name for path, candidate in candidates.items() for name in (candidate, path)]
+def test_with(nginx: Nginx, others: t.Mapping[str, str]) -> str | None:
+    """As ``test``, with {file or folder: another one} in their places, which nobody else sees; None where that cannot be had."""
+    bound = [name for path, other in others.items() for name in (other, path)]
     private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOUND_TEST, "sh"]
     done = _ran([*private, *bound, "--", *nginx.command, "-t", "-q", "-c", nginx.config])
     if done is None or (done[0] and done[2].startswith(_NO_VIEW)):

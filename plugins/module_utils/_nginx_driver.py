@@ -11,7 +11,6 @@ gain traffic are seen to accept connections before that.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import lock_of
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_counters import Counted, NginxLogError, counted
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import Running, running
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
@@ -66,7 +66,7 @@ class NginxDriver:
 
     @property
     def _lock(self) -> str:
-        return f"nginx!{os.path.realpath(self.config)}"
+        return lock_of(self.config)
 
     def read(self, backends: t.Sequence[str]) -> Reading:
         now = running(self.config, self.timeout)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import READY
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import replaced
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import READY, Upstream, edits, upstreams
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import Upstream, edits, upstreams
 
 
 class NginxKeepError(LoadBalancerError):

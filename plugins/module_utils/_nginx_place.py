@@ -11,19 +11,19 @@ import fnmatch
 import os
 import shutil
 import tempfile
-import time
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_pending as pending
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._files import put, replace_file, written_beside
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import (
     Nginx,
     NginxChangeError,
-    Run,
-    _test_bound,
     change,
+    lock_of,
     test,
+    test_with,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_kept import kept
@@ -60,41 +60,38 @@ class Placed(t.NamedTuple):
         return self.before != self.after or bool(self.links) or self.reloads
 
 
-def foreseen(nginx: Nginx, file: File, run: Run) -> Placed:
+def foreseen(nginx: Nginx, file: File, master: Process | None) -> Placed:
     """What ``place`` would do. Nothing is changed. Raises as it does."""
     before, after = _merged(nginx, file)
     links = _targets(file.links)
-    master = _master(nginx)
     if before == after and not links:
-        return Placed(before, after, links, reloads=_is_older(master, file.path))
-    refused = _tested_aside(nginx, file._replace(text=after, links=list(links)), run)
+        return Placed(before, after, links, reloads=_is_unread(nginx, master))
+    refused = _tested_aside(nginx, file._replace(text=after, links=list(links)))
     if refused:
         raise NginxChangeError(f"nginx does not take the change: {refused}. Nothing was changed.")
     return Placed(before, after, links, reloads=master is not None, tested=refused is not None)
 
 
-def place(nginx: Nginx, file: File, run: Run) -> Placed:
+def place(nginx: Nginx, file: File, master: Process | None) -> Placed:
     """Put a file in its place. The weights and states of servers that it has already stay what they are.
 
-    Raises LoadBalancerError and OSError, and then all is as it was before, also what serves.
+    ``master``: that of the running NGINX; None where none runs. Raises LoadBalancerError and OSError, and then all is as it was before,
+    also what serves.
     """
     try:
         # The lock of whoever changes weights and states.
-        with exclusive(f"nginx!{os.path.realpath(nginx.config)}", LOCK_SECONDS):
-            return _placed(nginx, file, run)
+        with exclusive(lock_of(nginx.config), LOCK_SECONDS):
+            return _placed(nginx, file, master)
     except LockError as exc:
         raise NginxChangeError(f"{file.path} cannot be written now: {exc}. Nothing was changed.") from exc
 
 
-def _placed(nginx: Nginx, file: File, run: Run) -> Placed:
+def _placed(nginx: Nginx, file: File, master: Process | None) -> Placed:
     before, after = _merged(nginx, file)
     links = _targets(file.links)
-    master = _master(nginx)
-    if before == after and not links:
-        older = _is_older(master, file.path)
-        if master and older:
-            process.reload(master, nginx.reload_seconds)
-        return Placed(before, after, links, reloads=older)
+    unread = _is_unread(nginx, master)
+    if before == after and not links and not unread:
+        return Placed(before, after, links, reloads=False)
     with contextlib.ExitStack() as undo:
         if links and master:
             undo.callback(_reload_if_possible, nginx, master)
@@ -105,11 +102,16 @@ def _placed(nginx: Nginx, file: File, run: Run) -> Placed:
             replace_file(file.path, "")
             undo.callback(os.unlink, file.path)
         if master:
-            change(nginx, {file.path: before or b""}, {file.path: after}, run)
+            change(nginx, {file.path: before or b""}, {file.path: after})
         else:
-            _put_tested(nginx, file.path, before or b"", after, run)
+            _put_tested(nginx, file.path, before or b"", after)
         undo.pop_all()
     return Placed(before, after, links, reloads=master is not None)
+
+
+def _is_unread(nginx: Nginx, master: Process | None) -> bool:
+    """Whether a running NGINX has not read what another run wrote, which ended in between."""
+    return master is not None and not pending.is_loaded(nginx.config, master)
 
 
 def _merged(nginx: Nginx, file: File) -> tuple[bytes | None, bytes]:
@@ -127,10 +129,10 @@ def _merged(nginx: Nginx, file: File) -> tuple[bytes | None, bytes]:
     return before, kept(file.path, file.text, before)
 
 
-def _put_tested(nginx: Nginx, path: str, before: bytes, after: bytes, run: Run) -> None:
+def _put_tested(nginx: Nginx, path: str, before: bytes, after: bytes) -> None:
     with written_beside(path, after) as new, written_beside(path, before) as old:
         put(new, path)
-        refused = test(nginx, run)
+        refused = test(nginx)
         if refused:
             put(old, path)
             raise NginxChangeError(f"nginx does not take the change: {refused}. The configuration is as it was before.")
@@ -141,7 +143,7 @@ def _reload_if_possible(nginx: Nginx, master: Process) -> None:
         process.reload(master, nginx.reload_seconds)
 
 
-def _tested_aside(nginx: Nginx, file: File, run: Run) -> str | None:
+def _tested_aside(nginx: Nginx, file: File) -> str | None:
     """What nginx says of the change, made to copies of its folders that only nginx sees; None where that cannot be had."""
     with tempfile.TemporaryDirectory() as aside:
         copies: dict[str, str] = {}
@@ -154,28 +156,12 @@ def _tested_aside(nginx: Nginx, file: File, run: Run) -> str | None:
             os.unlink(os.path.join(copies[os.path.dirname(link)], os.path.basename(link)))
         with open(os.path.join(copies[os.path.dirname(file.path)], os.path.basename(file.path)), "wb") as stream:
             stream.write(file.text)
-        return _test_bound(nginx, copies, run)
+        return test_with(nginx, copies)
 
 
 def _targets(links: t.Sequence[str]) -> dict[str, str]:
     """{link: what it names} of the links that are there."""
     return {link: os.readlink(link) for link in links if os.path.islink(link)}
-
-
-def _master(nginx: Nginx) -> Process | None:
-    with contextlib.suppress(NginxProcessError):
-        return process.master_of(nginx.pid_file)
-    return None
-
-
-def _is_older(master: Process | None, path: str) -> bool:
-    """Whether a worker began before the file was written, so that it cannot have read it: the run that wrote it may have ended there."""
-    if master is None:
-        return False
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    ticks = os.sysconf("SC_CLK_TCK")
-    started = [boot + (one.started + 1) / ticks for one in process.workers_of(master) if not one.leaves]
-    return bool(started) and min(started) < os.stat(path).st_mtime
 
 
 class _Including(DiskFiles):

@@ -19,6 +19,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream imp
     Files,
     Server,
     Upstream,
+    algorithm_of,
     find,
     upstreams,
 )
@@ -30,8 +31,6 @@ KEEPS_IDLE = (1, 27, 4)
 KEEPALIVE_LINE = "keepalive_min_timeout 10s;"
 # Measured: nginx 1.22 takes 60 servers into 64k.
 ZONE_KILOBYTES, ZONE_SERVERS = 64, 50
-ALGORITHMS = ("hash", "ip_hash", "least_conn", "least_time", "random")
-ROUND_ROBIN = "roundrobin"
 UNIT_SECONDS = {
     "ms": 1e-3,
     "s": 1.0,
@@ -97,11 +96,6 @@ def message(finding: Finding) -> str:
     weight = "required" if finding.required else "advised"
     mending = f" In {finding.where}: {finding.line}" if finding.where else ""
     return f"{weight}: {finding.problem}{mending}"
-
-
-def algorithm_of(upstream: Upstream) -> str:
-    """The method of load balancing by its directive's name."""
-    return next((name for name in reversed(upstream.directives) if name in ALGORITHMS), ROUND_ROBIN)
 
 
 def zone_line(upstream: str, servers: int) -> str:

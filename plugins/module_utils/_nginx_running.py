@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is private to the collection; it may change at any time.
-"""A running NGINX of this host, and the configuration it reads: found, read as one whole, and changed."""
+"""An NGINX of this host, and the configuration it reads: found, read as one whole, and changed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from ansible_collections.steady.rollout.plugins.module_utils._driver import Load
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, change
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_logging import Logged, log_of
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import Process
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DRAIN, Server
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import Splice, replaced
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
     NginxConfigError,
     Upstream,
+    algorithm_of,
     edits,
     find,
     upstreams,
@@ -34,7 +35,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._program import run
 PROGRAMS = ("nginx", "/usr/sbin/nginx", "/usr/local/nginx/sbin/nginx")
 # From this version on a server can be in drain, which is of use where clients stick to servers.
 DRAIN_SINCE = (1, 29, 6)
-ALGORITHMS = ("least_conn", "least_time", "ip_hash", "hash", "random")
 _PORT = re.compile(r"(.*):([0-9]+)\Z", re.DOTALL)
 
 
@@ -62,7 +62,7 @@ class Running:
         return found
 
     def algorithm(self, upstream: Upstream) -> str:
-        return next((name for name in ALGORITHMS if name in upstream.directives), "roundrobin")
+        return algorithm_of(upstream)
 
     def drains(self, upstream: Upstream) -> bool:
         """Whether a server can be in drain, and it makes a difference."""
@@ -102,28 +102,51 @@ class Running:
         }
 
 
+class Installed(t.NamedTuple):
+    """An NGINX of this host, whether it runs or not. ``silence``: why there is no ``master``; "" where there is one."""
+
+    nginx: Nginx
+    version: tuple[int, int, int]
+    prefix: str
+    master: Process | None
+    silence: str
+
+
 def running(config: str, reload_seconds: float) -> Running:
     """Raises LoadBalancerError: where it does not run, or what it reads cannot be read."""
     files = DiskFiles(config)
     known = upstreams(config, files)
-    built = _built(PROGRAMS)
+    one = installed(config, files, reload_seconds)
+    if one.master is None:
+        raise NginxProcessError(one.silence)
+    is_loaded = pending.is_loaded(config, one.master)
+    return Running(one.nginx, one.version, one.prefix, files, known, one.master, is_loaded)
+
+
+def installed(config: str, files: DiskFiles, reload_seconds: float = 30.0) -> Installed:
+    """Raises LoadBalancerError: where there is none, or its configuration cannot be read."""
+    program, built = _built(PROGRAMS)
     pid_file = build.pid_file_of(config, files, built)
-    master = process.master_of(pid_file)
+    try:
+        master = process.master_of(pid_file)
+    except NginxProcessError as exc:
+        nginx = Nginx(config, pid_file, (program,), reload_seconds)
+        return Installed(nginx, built.version, built.prefix, None, str(exc))
     program = os.path.realpath(f"/proc/{master.pid}/exe")
     words = master.title.split()
     prefix = words[words.index("-p") + 1] if "-p" in words[:-1] else built.prefix
     command = (program, "-p", prefix) if "-p" in words else (program,)
-    nginx = Nginx(config, pid_file, command, reload_seconds)
-    return Running(nginx, built.version, prefix, files, known, master, pending.is_loaded(config, master))
+    return Installed(Nginx(config, pid_file, command, reload_seconds), built.version, prefix, master, "")
 
 
-def _built(programs: t.Sequence[str]) -> build.Build:
+def _built(programs: t.Sequence[str]) -> tuple[str, build.Build]:
+    """The first of the programs that is there, and what it was built with."""
     for program in programs:
         try:
             _code, output, errors = run([program, "-V"])
         except FileNotFoundError:
             continue
-        return build.build_of(output + errors)
+        return program, build.build_of(output + errors)
     raise LoadBalancerError("there is no program nginx on this host")
 
 

@@ -23,6 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax impor
 )
 
 HTTP, STREAM = "http", "stream"
+ALGORITHMS = ("hash", "ip_hash", "least_conn", "least_time", "random")
 # Includes within includes; nginx itself has no limit, and a file that includes itself never ends.
 DEEPEST = 50
 _LIMIT = re.compile(rb"max_conns=([0-9]+)\Z")
@@ -104,6 +105,11 @@ def find(known: t.Sequence[Upstream], name: str) -> Upstream:
         raise NginxConfigError(f"upstream {name} is there {len(named)} times, in {places}; say which one is meant: {ways}")
     others = ", ".join(sorted({one.name for one in known})) or "none at all"
     raise NginxConfigError(f"there is no upstream {name}; the configuration has {others}")
+
+
+def algorithm_of(upstream: Upstream) -> str:
+    """How it balances the load, by the name of the directive. Of several the last one counts."""
+    return next((name for name in reversed(upstream.directives) if name in ALGORITHMS), "roundrobin")
 
 
 def canonical(address: str) -> str:

@@ -14,12 +14,14 @@ description:
     proved by new workers. Where none come, the file that was there is put back, and the module fails.
   - Servers of an upstream that are in the file already keep their weights and states, which rollouts change at run time. What O(content)
     says about these holds for servers that are new.
-  - Where the file is what it is to be, but is newer than NGINX's workers, NGINX is reloaded, too.
+  - Where the file is what it is to be, but a run that wrote it ended before NGINX read it, NGINX is reloaded, too.
+  - Where NGINX does not run, O(config) is the file that it would read.
 author:
   - steady.rollout developers (@steady-rollout)
 extends_documentation_fragment:
   - steady.rollout.attributes
   - steady.rollout.attributes.actiongroup_rollout
+  - steady.rollout.nginx_config
 attributes:
   check_mode:
     support: full
@@ -30,8 +32,6 @@ attributes:
     support: full
   idempotent:
     support: full
-requirements:
-  - The program C(nginx) in the C(PATH), in C(/usr/sbin) or in C(/usr/local/nginx/sbin).
 options:
   path:
     description:
@@ -43,11 +43,6 @@ options:
       - What is to be in it.
     type: str
     required: true
-  config:
-    description:
-      - The main file of the configuration.
-    type: path
-    default: /etc/nginx/nginx.conf
   absent_links:
     description:
       - Links that are removed together with the change, such as C(/etc/nginx/sites-enabled/default). What is no link stays.
@@ -59,11 +54,6 @@ options:
       - Whether a file that is replaced is kept beside the new one.
     type: bool
     default: false
-  reload_timeout:
-    description:
-      - Seconds in which a reload must have worked.
-    type: float
-    default: 30.0
 seealso:
   - module: steady.rollout.nginx_config_info
 """
@@ -85,6 +75,10 @@ reloaded:
   description: Whether a running NGINX read its configuration anew; in check mode, whether it would.
   returned: success
   type: bool
+is_new:
+  description: Whether there was no such file.
+  returned: success
+  type: bool
 removed_links:
   description: By the link that was removed, what it named.
   returned: success
@@ -95,17 +89,15 @@ backup_file:
   type: str
 """
 
-import functools
 import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_build import build_of, pid_file_of
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_module import CONFIG_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_place import File, Placed, foreseen, place
-
-PROGRAM_FOLDERS = ["/usr/sbin", "/usr/local/nginx/sbin"]
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import installed
+from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout
 
 
 def diff(path: str, placed: Placed) -> list[dict[str, str]]:
@@ -123,25 +115,20 @@ def diff(path: str, placed: Placed) -> list[dict[str, str]]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **CONFIG_OPTIONS,
             "path": {"type": "path", "required": True},
             "content": {"type": "str", "required": True},
-            "config": {"type": "path", "default": "/etc/nginx/nginx.conf"},
             "absent_links": {"type": "list", "elements": "path", "default": []},
             "backup": {"type": "bool", "default": False},
-            "reload_timeout": {"type": "float", "default": 30.0},
         },
         supports_check_mode=True,
     )
     params = module.params
-    program = module.get_bin_path("nginx", required=True, opt_dirs=PROGRAM_FOLDERS)
-    _code, _output, told = module.run_command([program, "-V"], check_rc=True)
-    run = functools.partial(module.run_command, handle_exceptions=False, expand_user_and_vars=False)
     file = File(os.path.abspath(params["path"]), params["content"].encode(), params["absent_links"])
     copy = module.backup_local(file.path) if params["backup"] and not module.check_mode else ""
     try:
-        pid_file = pid_file_of(params["config"], DiskFiles(params["config"]), build_of(told))
-        nginx = Nginx(params["config"], pid_file, (program,), params["reload_timeout"])
-        placed = (foreseen if module.check_mode else place)(nginx, file, run)
+        found = installed(params["config"], DiskFiles(params["config"]), checked_timeout(params["timeout"]))
+        placed = (foreseen if module.check_mode else place)(found.nginx, file, found.master)
     except (LoadBalancerError, OSError) as exc:
         module.cleanup(copy)
         module.fail_json(msg=str(exc))
@@ -154,6 +141,7 @@ def main() -> None:
         changed=placed.changed,
         reloaded=placed.reloads,
         removed_links=dict(placed.links),
+        is_new=placed.before is None,
         diff=diff(file.path, placed),
         **({"backup_file": copy} if copy else {}),
     )

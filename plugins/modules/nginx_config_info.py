@@ -143,21 +143,9 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_build import build_of, pid_file_of
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, master_of
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_readiness import readiness
-
-PROGRAM_FOLDERS = ["/usr/sbin", "/usr/local/nginx/sbin"]
-
-
-def why_not_running(pid_file: str) -> str:
-    """Why there is no master; "" where one runs."""
-    try:
-        master_of(pid_file)
-    except NginxProcessError as exc:
-        return str(exc)
-    return ""
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import installed
 
 
 def main() -> None:
@@ -169,21 +157,17 @@ def main() -> None:
         supports_check_mode=True,
     )
     config, names = module.params["config"], module.params["upstreams"]
-    program = module.get_bin_path("nginx", required=True, opt_dirs=PROGRAM_FOLDERS)
-    _code, _output, told = module.run_command([program, "-V"], check_rc=True)
+    files = DiskFiles(config)
     try:
-        build = build_of(told)
-        files = DiskFiles(config)
-        pid_file = pid_file_of(config, files, build)
-        silence = why_not_running(pid_file)
-        judged = readiness(config, files, build.version, build.prefix, names, silence)
+        found = installed(config, files)
+        judged = readiness(config, files, found.version, found.prefix, names, found.silence)
     except LoadBalancerError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(
         changed=False,
-        version=".".join(map(str, build.version)),
-        pid_file=pid_file,
-        running=not silence,
+        version=".".join(map(str, found.version)),
+        pid_file=found.nginx.pid_file,
+        running=found.master is not None,
         files=sorted({os.path.realpath(path) for path in files.paths}),
         **judged,
     )

@@ -19,9 +19,10 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_process impo
 from local_fleet.polling import poll
 
 SECONDS = 60
+WORKERS = 2
 CONFIG = """
 user root;
-worker_processes 2;
+worker_processes {workers};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 {main}
@@ -41,7 +42,7 @@ class Nginx:
     def __init__(self, folder: pathlib.Path, main: str = "", http: str = "") -> None:
         self.folder = folder
         self.config = folder / "nginx.conf"
-        self.config.write_text(CONFIG.format(folder=folder, main=main, http=http))
+        self.config.write_text(CONFIG.format(folder=folder, workers=WORKERS, main=main, http=http))
         for name in ("conf.d", "sites-enabled"):
             (folder / name).mkdir()
         self._stack = contextlib.ExitStack()
@@ -58,7 +59,7 @@ class Nginx:
         running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self._stack.callback(running.wait)
         self._stack.callback(running.terminate)
-        poll(lambda: running.poll() is not None or self.workers(), "nginx runs", SECONDS)
+        poll(lambda: running.poll() is not None or len(self.workers()) == WORKERS, "nginx runs", SECONDS)
 
     def workers(self) -> set[int]:
         """Pids of those that take requests."""

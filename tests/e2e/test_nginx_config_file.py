@@ -11,6 +11,8 @@ import socket
 import typing as t
 
 import pytest
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_pending as pending
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 
 from e2e.nginx_host import Nginx, free_port
 
@@ -39,9 +41,7 @@ def text(port: int, answer: str, more: str = "") -> str:
 
 
 def write(nginx: Nginx, content: str, *flags: str, **more: t.Any) -> dict[str, t.Any]:
-    return nginx.module(
-        "nginx_config_file", "--diff", *flags, path=str(own(nginx)), content=content, reload_timeout=4, **more
-    )
+    return nginx.module("nginx_config_file", "--diff", *flags, path=str(own(nginx)), content=content, timeout=4, **more)
 
 
 def seen(nginx: Nginx) -> tuple[list[str], set[int]]:
@@ -171,6 +171,8 @@ def test_a_file_that_was_not_read_after_it_was_written_is_read_by_the_next_run(n
     own(nginx).write_text(text(port, "one"))
     nginx.start()
     # As after a run that was killed between the two.
+    master = process.master_of(f"{nginx.folder}/nginx.pid")
+    pending.note(str(nginx.config), master, process.workers_of(master))
     own(nginx).write_text(text(port, "two"))
     told = write(nginx, text(port, "two"), "--check")
     assert (told["changed"], told["reloaded"], nginx.get(port)) == (True, True, "one")

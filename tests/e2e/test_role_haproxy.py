@@ -6,25 +6,22 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import typing as t
 from dataclasses import dataclass
 
 import pytest
 
+from e2e import role_runs
 from e2e.hosts import Host, image_of
+from e2e.role_runs import Run, written
 
 # In one process: making a host ready takes a minute and a half.
 pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_haproxy")]
 
 OLDEST = pytest.param("bullseye", marks=[pytest.mark.core, pytest.mark.oldest_only])
 NEWEST = "forky"
-PLAY_SECONDS = 240
 CONFIG = "/etc/haproxy/haproxy.cfg"
 DROP_IN = "/etc/systemd/system/haproxy.service.d/steady-rollout.conf"
 STATE_FILE = "/var/lib/haproxy/server-state"
@@ -59,32 +56,8 @@ backend shop
 """
 
 
-@dataclass
-class Run:
-    """What a run of the role said."""
-
-    code: int
-    output: str
-
-    @property
-    def changed(self) -> int:
-        found = re.search(r"changed=(\d+)", self.output)
-        assert found, self.output
-        return int(found[1])
-
-
 def apply(host: Host, folder: pathlib.Path, variables: t.Mapping[str, t.Any], *flags: str) -> Run:
-    """Run the role on a host with these variables."""
-    play = [{"hosts": "all", "gather_facts": False, "roles": ["steady.rollout.haproxy"], "vars": dict(variables)}]
-    (folder / "play.json").write_text(json.dumps(play))
-    (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": {"lb1": host.inventory}}}))
-    program = pathlib.Path(sys.executable).with_name("ansible-playbook")
-    command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.json"), *flags]
-    env = {**os.environ, "ANSIBLE_PIPELINING": "true", "ANSIBLE_NOCOLOR": "true"}
-    done = subprocess.run(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PLAY_SECONDS
-    )
-    return Run(done.returncode, done.stdout)
+    return role_runs.apply("haproxy", host, folder, variables, *flags)
 
 
 def shop_with(**server: t.Any) -> dict[str, t.Any]:
@@ -109,13 +82,6 @@ def servers(host: Host) -> dict[str, tuple[int, int, int]]:
     """(weight, admin mask, port) of each server of the shop."""
     rows = [line.split() for line in ask(host, "show servers state shop").splitlines()[2:]]
     return {row[3]: (int(row[7]), int(row[6]), int(row[18])) for row in rows if row}
-
-
-def written(host: Host) -> set[str]:
-    """The files that differ from the image, without what every run of Ansible and the system itself write."""
-    done = subprocess.run(["docker", "diff", host.id], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
-    passing = re.compile(r". /(root|run|tmp|var/log|var/tmp|var/lib/systemd|etc/machine-id)\b|.*__pycache__|C ")
-    return {line for line in done.stdout.splitlines() if not passing.match(line)}
 
 
 @dataclass

@@ -17,7 +17,7 @@ from nginx_files import Tree
 DEBIAN = """nginx version: nginx/1.22.1
 built with OpenSSL 3.0.22 25 Aug 2026 (running with OpenSSL 3.0.19 27 Jan 2026)
 TLS SNI support enabled
-configure arguments: --with-cc-opt='-g -O2 -fstack-protector-strong --prefix=/none' --prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf --http-log-path=/var/log/nginx/access.log --pid-path=/run/nginx.pid --with-threads
+configure arguments: --with-cc-opt='-g -O2 --prefix=/none' --prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf --pid-path=/run/nginx.pid --with-threads
 """
 BUILT = Build((1, 22, 1), "/usr/share/nginx", "/etc/nginx/nginx.conf", "/run/nginx.pid")
 

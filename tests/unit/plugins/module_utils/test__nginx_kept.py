@@ -8,10 +8,9 @@ import re
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_kept import NginxKeepError, kept
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, READY
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import replaced
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
-    DOWN,
-    READY,
     NginxConfigError,
     Server,
     edits,

@@ -1,0 +1,240 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role nginx on real hosts: from a host without NGINX to one that is ready, and a second run while traffic is moved."""
+
+from __future__ import annotations
+
+import copy
+import pathlib
+import typing as t
+from dataclasses import dataclass
+
+import pytest
+
+from e2e import role_runs
+from e2e.hosts import Host, image_of
+from e2e.role_runs import Run, written
+
+# In one process: making a host ready takes a minute and a half.
+pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_nginx")]
+
+OLDEST = pytest.param("bullseye", marks=[pytest.mark.core, pytest.mark.oldest_only])
+NEWEST = "forky"
+MAIN = "/etc/nginx/nginx.conf"
+OWN = "/etc/nginx/conf.d/steady-rollout.conf"
+WELCOME = "/etc/nginx/sites-enabled/default"
+LOG = "/var/log/nginx/steady-rollout.log"
+ASK = "import urllib.request as r; print(','.join(r.urlopen('http://127.0.0.1:80/', timeout=5).read().decode() for _n in range(12)))"
+# Takes a port, so that NGINX cannot have it.
+TAKE = "import socket, time; s = socket.create_server(('127.0.0.1', 8100)); time.sleep(600)"
+WEBS = {"web1": "127.0.0.21:8080", "web2": "127.0.0.22:8080"}
+SHOP: dict[str, t.Any] = {
+    "nginx_reload_timeout": 8,
+    "nginx_servers": [{"listen": ["80"], "upstream": "shop"}],
+    "nginx_upstreams": [{"name": "shop", "servers": [{"name": address} for address in WEBS.values()]}],
+    "nginx_http_options": [f"server {{ listen {address}; return 200 {name}; }}" for name, address in WEBS.items()],
+}
+FOREIGN = """
+upstream mine {
+    least_conn;
+    server localhost:8080;
+}
+server { listen 8000; location / { proxy_pass http://mine; } }
+"""
+
+
+def apply(host: Host, folder: pathlib.Path, variables: t.Mapping[str, t.Any], *flags: str) -> Run:
+    return role_runs.apply("nginx", host, folder, variables, *flags)
+
+
+def shop_with(**variables: t.Any) -> dict[str, t.Any]:
+    return {**copy.deepcopy(SHOP), **variables}
+
+
+def answers(host: Host) -> set[str]:
+    """Who answers twelve requests."""
+    return set(host.run("python3", "-c", ASK).stdout.strip().split(","))
+
+
+def workers(host: Host) -> set[str]:
+    """Pids of those that take requests."""
+    listed = host.run("pgrep", "--list-full", "--full", "nginx: worker process").stdout.splitlines()
+    return {line.split()[0] for line in listed if "shutting down" not in line}
+
+
+@dataclass
+class Made:
+    """A host that had no NGINX, and what three runs of the role did to it."""
+
+    host: Host
+    checked: Run
+    written_by_check: set[str]
+    first: Run
+    second: Run
+    workers: tuple[set[str], set[str]]  # before the second run and after it
+    config: str
+
+
+@pytest.fixture(scope="module", params=[OLDEST, NEWEST])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Made]:
+    folder = tmp_path_factory.mktemp("role")
+    with Host(image_of(request.param)) as host:
+        before = written(host)
+        checked = apply(host, folder, SHOP, "--check", "--diff")
+        after = written(host)
+        first = apply(host, folder, SHOP, "--diff")
+        assert first.code == 0, first.output
+        running = workers(host)
+        second = apply(host, folder, SHOP, "--diff")
+        yield Made(host, checked, after - before, first, second, (running, workers(host)), host.read(OWN))
+
+
+@pytest.fixture
+def ready(made: Made) -> t.Iterator[Host]:
+    """A host that the role made ready; afterwards it is so again."""
+    yield made.host
+    made.host.write(OWN, made.config)
+    made.host.run("systemctl", "restart", "nginx")
+
+
+def test_check_mode_on_a_host_without_nginx_changes_nothing(made: Made) -> None:
+    assert made.checked.code == 0, made.checked.output
+    assert made.checked.changed == 1
+    assert made.written_by_check == set()
+
+
+def test_a_host_without_nginx_becomes_ready_and_serves(made: Made) -> None:
+    assert "required:" not in made.first.output
+    assert answers(made.host) == {"web1", "web2"}
+    assert made.host.run("systemctl", "is-enabled", "nginx").stdout.strip() == "enabled"
+    assert '"ph":"shop","up":"127.0.0.21:8080"' in made.host.read(LOG)
+
+
+def test_the_distributions_own_configuration_stays(made: Made) -> None:
+    assert made.host.run("dpkg", "--verify", "nginx", "nginx-common").stdout == ""
+
+
+def test_a_second_run_changes_nothing_and_does_not_reload(made: Made) -> None:
+    assert made.second.code == 0, made.second.output
+    assert made.second.changed == 0
+    assert made.workers[0] == made.workers[1]
+
+
+def test_weights_and_states_that_a_rollout_changed_survive_a_second_run(ready: Host, tmp_path: pathlib.Path) -> None:
+    moved = (
+        ready.read(OWN)
+        .replace("21:8080 weight=100;", "21:8080 weight=7;")
+        .replace("22:8080 weight=100;", "22:8080 weight=100 down;")
+    )
+    ready.write(OWN, moved)
+    ready.run("systemctl", "restart", "nginx")
+    again = apply(ready, tmp_path, SHOP)
+    assert (again.code, again.changed, ready.read(OWN)) == (0, 0, moved), again.output
+    servers = [*SHOP["nginx_upstreams"][0]["servers"], {"name": "127.0.0.23:8080", "weight": 50}]
+    options = [*SHOP["nginx_http_options"], "server { listen 127.0.0.23:8080; return 200 web3; }"]
+    more = apply(
+        ready, tmp_path, shop_with(nginx_upstreams=[{"name": "shop", "servers": servers}], nginx_http_options=options)
+    )
+    assert more.code == 0, more.output
+    lines = [line.strip() for line in ready.read(OWN).splitlines() if line.strip().startswith("server 127")]
+    assert lines == [
+        "server 127.0.0.21:8080 weight=7;",
+        "server 127.0.0.22:8080 weight=100 down;",
+        "server 127.0.0.23:8080 weight=50;",
+    ]
+    assert answers(ready) == {"web1", "web3"}
+
+
+def test_check_mode_tells_a_change_and_does_not_make_it(ready: Host, tmp_path: pathlib.Path) -> None:
+    before = (ready.read(OWN), workers(ready), written(ready))
+    run = apply(ready, tmp_path, shop_with(nginx_keepalive=8), "--check", "--diff")
+    assert (run.code, run.changed) == (0, 1), run.output
+    assert "+    keepalive 8;" in run.output
+    assert (ready.read(OWN), workers(ready), written(ready)) == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        pytest.param(shop_with(nginx_weight=0), "nginx_weight must be between", id="value"),
+        pytest.param(shop_with(nginx_http_options=["no-such-word;"]), "no-such-word", id="word"),
+    ],
+)
+def test_what_nginx_cannot_load_changes_nothing(
+    ready: Host, tmp_path: pathlib.Path, variables: dict[str, t.Any], message: str
+) -> None:
+    before = (ready.read(OWN), workers(ready))
+    run = apply(ready, tmp_path, variables)
+    assert run.code == 2
+    assert message in run.output
+    assert (ready.read(OWN), workers(ready)) == before
+
+
+def test_a_configuration_that_does_not_start_is_taken_back(ready: Host, tmp_path: pathlib.Path) -> None:
+    before = ready.read(OWN)
+    ready.run("systemctl", "stop", "nginx")
+    ready.run("systemd-run", "--unit", "taker", "python3", "-c", TAKE)
+    try:
+        ready.run("sh", "-c", "until ss -ltn | grep -q :8100; do sleep 0.1; done")
+        options = [*SHOP["nginx_http_options"], "server { listen 127.0.0.1:8100; }"]
+        run = apply(ready, tmp_path, shop_with(nginx_http_options=options))
+    finally:
+        ready.run("systemctl", "stop", "taker")
+    assert run.code == 2
+    assert "its configuration is as it was before" in run.output
+    assert ready.read(OWN) == before
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Host]:
+    """A host with a configuration that is not ours, and runs."""
+    with Host(image_of(NEWEST)) as host:
+        host.run("apt-get", "update")
+        host.run("apt-get", "install", "--yes", "nginx")
+        host.write("/etc/nginx/conf.d/mine.conf", FOREIGN)
+        host.run("systemctl", "restart", "nginx")
+        yield host
+
+
+@pytest.fixture(scope="module")
+def foreign_check(foreign: Host, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return apply(foreign, tmp_path_factory.mktemp("strict"), {**SHOP, "nginx_strict": True})
+
+
+def test_a_foreign_configuration_is_only_judged(foreign: Host, tmp_path: pathlib.Path) -> None:
+    before = (written(foreign), workers(foreign))
+    run = apply(foreign, tmp_path, SHOP)
+    assert run.code == 0, run.output
+    assert run.changed == 0
+    assert (written(foreign), workers(foreign)) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "access_log /var/log/nginx/steady-rollout.log steady_rollout;",
+        "In upstream mine (/etc/nginx/conf.d/mine.conf): zone mine 64k;",
+        "In upstream mine (/etc/nginx/conf.d/mine.conf): no least_conn",
+        "nginx resolves localhost:8080 at each reload",
+    ],
+)
+def test_the_lines_that_a_foreign_configuration_lacks_are_told(foreign_check: Run, line: str) -> None:
+    assert line in foreign_check.output
+
+
+def test_strict_makes_the_lack_a_failure(foreign_check: Run) -> None:
+    assert foreign_check.code == 2
+    assert "lb1 is not ready for rollouts: required:" in foreign_check.output
+
+
+# The last one on this host: it is managed afterwards.
+def test_beside_a_foreign_configuration_the_file_is_written_when_asked_for(
+    foreign: Host, tmp_path: pathlib.Path
+) -> None:
+    run = apply(foreign, tmp_path, {**SHOP, "nginx_manage": True})
+    assert run.code == 0, run.output
+    assert foreign.read("/etc/nginx/conf.d/mine.conf") == FOREIGN
+    assert answers(foreign) == {"web1", "web2"}
+    again = apply(foreign, tmp_path, SHOP)
+    assert (again.code, again.changed) == (0, 0), again.output
