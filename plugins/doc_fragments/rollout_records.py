@@ -13,8 +13,13 @@ options:
     description:
       - What the load balancer runs.
     type: str
-    choices: [haproxy]
+    choices: [haproxy, nginx, nginx_lua]
     default: haproxy
+  config:
+    description:
+      - With NGINX, the configuration that it was started with.
+    type: path
+    default: /etc/nginx/nginx.conf
   backends:
     description:
       - The backends of the rollout.

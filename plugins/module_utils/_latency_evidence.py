@@ -129,7 +129,7 @@ def pass_evidence(record: Record) -> float | None:
 
 def requests_needed(record: Record, beta: float) -> int:
     """About how many more canary requests a pass takes, by how much those so far have shown; as many again where that is next to nothing."""
-    wanted, shown = -math.log(beta), pass_evidence(record)
+    wanted, shown = -math.log(beta), pass_evidence(record) or 0.0
     if shown >= wanted:
         return 0
     more = record.canary * (wanted - shown) / shown if shown > _TELLING * wanted else record.canary

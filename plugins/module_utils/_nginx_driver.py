@@ -19,7 +19,7 @@ from ansible_collections.steady.rollout.plugins.module_utils import _nginx_proce
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import lock_of
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_counters import Counted, NginxLogError, counted
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_logs import Logs
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import Running, running
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
     Policy,
@@ -70,11 +70,11 @@ class NginxDriver:
 
     def read(self, backends: t.Sequence[str]) -> Reading:
         now = running(self.config, self.timeout)
-        logs = _Logs()
+        logs = Logs(self.config, now.files, now.prefix)
         found: dict[str, dict[str, t.Any]] = {}
         for name in backends:
             upstream = find(now.upstreams, name)
-            counts, uncounted = logs.of(now, upstream)
+            counts, uncounted = logs.of(upstream)
             found[name] = {
                 "mode": "http" if upstream.kind == "http" else "tcp",
                 "algorithm": now.algorithm(upstream),
@@ -126,7 +126,7 @@ class NginxDriver:
             upstream = find(now.upstreams, backend)
             before = now.servers(upstream)
             names = [{"name": name} for name in safe]
-            coming = [one for one in restored(before, safe, {})[0] if one.state == "ready" and _of(before, one).state != "ready"]
+            coming = [one for one, old in zip(restored(before, safe, {})[0], before) if one.usable and not old.usable]
             down = {} if self.check_mode else _await_accepting(coming, self.health_timeout)
             after, out = restored(before, safe, down)
             if not self.check_mode and (after != before or not now.is_loaded):
@@ -134,14 +134,10 @@ class NginxDriver:
             return self._told(now, upstream, before, after, names, out=out)
 
     def _unproved(self, servers: t.Sequence[Server]) -> str:
-        """Why servers are not to gain traffic; "" where they all answer."""
-        if self.probe is None:
-            return "; ".join(_await_accepting(servers, self.health_timeout).values())
-        from ansible_collections.steady.rollout.plugins.module_utils._proof import probed
+        # Few calls bring servers in, and Python compiles anew at each call what a module imports.
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import unproved
 
-        places = ({"unix_socket": one.address[5:]} if one.port is None else {"address": one.address.strip("[]"), "port": one.port} for one in servers)
-        targets = [{"name": server.name, **place} for server, place in zip(servers, places)]
-        return probed({"deadline": self.health_timeout, **self.probe, "targets": targets})[0]
+        return unproved(servers, self.probe, self.health_timeout)
 
     def _apply(self, now: Running, backend: str, after: t.Sequence[Server]) -> Running:
         """Have it served, and read it back."""
@@ -219,35 +215,9 @@ class NginxDriver:
             raise Refused(f"cannot lock upstream {backend}: {exc}. Nothing was changed.") from exc
 
 
-class _Logs:
-    """Reads each log once, however many upstreams are in it."""
-
-    def __init__(self) -> None:
-        self._counted: dict[str, Counted] = {}
-
-    @property
-    def since(self) -> str:
-        return " ".join(sorted(one.since for one in self._counted.values()))
-
-    def of(self, now: Running, upstream: Upstream) -> tuple[dict[str, dict[str, t.Any]] | None, str]:
-        """{server: counts}, or None and why there are none."""
-        logged = now.log(upstream)
-        if logged.path is None:
-            return None, logged.problem
-        try:
-            if logged.path not in self._counted:
-                self._counted[logged.path] = counted(logged.path)
-        except NginxLogError as exc:
-            return None, str(exc)
-        return self._counted[logged.path].of(upstream.name), ""
-
-
-def _of(servers: t.Sequence[Server], one: Server) -> Server:
-    return next(server for server in servers if server.name == one.name)
-
-
 def _await_accepting(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:
-    # Few calls bring servers in, and Python compiles anew at each call what a module imports.
+    if not servers:
+        return {}
     from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting
 
-    return await_accepting(servers, seconds) if servers else {}
+    return await_accepting(servers, seconds)

@@ -63,7 +63,8 @@ class Brought(t.NamedTuple):
 
 @dataclass(frozen=True)
 class NginxLuaDriver:
-    """Times in seconds. ``socket``: of the API; ``counters``: {server: counts as _nginx_log.Counts} of an upstream, None where there are none.
+    """Times in seconds. ``socket``: of the API; ``config``: what names the log that requests are counted in; "" where nobody asks;
+    ``probe``: as the option of nginx_upstream.
 
     ``admit``: called under the lock before anything changes; raises where the upstream is not to be touched.
     """
@@ -74,8 +75,9 @@ class NginxLuaDriver:
     on_drain_timeout: str = "fail"
     health_timeout: float = 30.0
     policy: t.Mapping[str, bool] = field(default_factory=dict)
+    probe: t.Mapping[str, t.Any] | None = None
     check_mode: bool = False
-    counters: t.Callable[[str], Counters | None] = lambda upstream: None
+    config: str = ""
     admit: t.Callable[[], None] = lambda: None
 
     def lock_name(self, backend: str) -> str:
@@ -89,18 +91,29 @@ class NginxLuaDriver:
     def read(self, backends: t.Sequence[str]) -> Reading:
         answer = self._answer()
         states = {name: state_of(self.socket, answer, name) for name in backends}
-        return Reading(
-            process=process_of(answer),
-            admin=True,
-            backends={
-                name: {
-                    "mode": "http",
-                    "algorithm": ALGORITHM,
-                    "servers": as_dicts(state.servers, ALGORITHM, self.counters(name)),
-                }
-                for name, state in states.items()
-            },
-        )
+        found, since = self._counted(backends) if self.config else ({}, "")
+        told: dict[str, dict[str, t.Any]] = {}
+        for name, state in states.items():
+            counts, uncounted = found.get(name, (None, "no configuration is named that says where its log is"))
+            servers = as_dicts(state.servers, ALGORITHM, counts)
+            told[name] = {"mode": "http", "algorithm": ALGORITHM, "servers": servers, "uncounted": uncounted}
+        return Reading({**process_of(answer), "counters": since}, True, told)
+
+    def _counted(self, backends: t.Sequence[str]) -> tuple[dict[str, tuple[Counters | None, str]], str]:
+        """{upstream: (counts, or None and why)}, and since when."""
+        # Only a reading counts, and Python compiles anew at each call what a module imports.
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_logs import Logs
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import installed
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import find, upstreams
+
+        try:
+            files = DiskFiles(self.config)
+            known = upstreams(self.config, files)
+            logs = Logs(self.config, files, installed(self.config, files).prefix)
+            return {name: logs.of(find(known, name)) for name in backends}, logs.since
+        except LoadBalancerError as exc:
+            return {name: (None, str(exc)) for name in backends}, ""
 
     def read_with_survival(self, backends: t.Sequence[str]) -> Reading:
         survives, reason = self._survival(backends)
@@ -217,7 +230,12 @@ class NginxLuaDriver:
             )
 
     def _prove(self, backend: str, gains: t.Sequence[Server], warnings: list[str]) -> None:
-        why = "; ".join(self._unreachable(gains, 0.0 if self.check_mode else self.health_timeout).values())
+        if not gains:
+            return
+        # Few calls bring servers in, and Python compiles anew at each call what a module imports.
+        from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import unproved
+
+        why = unproved(gains, self.probe, 0.0 if self.check_mode else self.health_timeout)
         if why and self.check_mode:
             warnings.append(f"{why}; a real run would wait {self.health_timeout:g} s for it, then fail")
         elif why:
@@ -227,7 +245,6 @@ class NginxLuaDriver:
     def _unreachable(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:
         if not servers:
             return {}
-        # Few calls bring servers in, and Python compiles anew at each call what a module imports.
         from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting
 
         return await_accepting(servers, seconds)
@@ -316,7 +333,7 @@ class NginxLuaDriver:
 def process_of(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The master: workers come and go."""
     told = answer["process"]
-    return {"pid": told["master"], "version": told["nginx"], "uptime": None, "counters": None}
+    return {"pid": told["master"], "version": told["nginx"], "uptime": None}
 
 
 def state_of(path: str, answer: t.Mapping[str, t.Any], name: str) -> State:

@@ -81,7 +81,7 @@ def readiness(
         *_process_findings(top, main, silence),
         *_log_findings(list(logs.values())),
         *(finding for one in judged for finding in _upstream_findings(one)),
-        *_reload_findings(top, version, any(one.kind == HTTP for one in judged)),
+        *_reload_findings(top, version, any(one.kind == HTTP and not is_lua(one) for one in judged)),
     ]
     return {
         "findings": [asdict(finding) for finding in findings],
@@ -113,10 +113,11 @@ def seconds(text: str) -> float:
 def _judged(known: t.Sequence[Upstream], names: t.Collection[str] | None) -> list[Upstream]:
     if names is None:
         return [one for one in known if one.servers]
-    wanted = set(names)
-    for name in sorted(wanted - {one.name for one in known}):
-        find(known, name)
-    return [one for one in known if one.name in wanted]
+    wanted = [find(known, name) if "/" in name else name for name in names]
+    for name in wanted:
+        if isinstance(name, str) and not any(one.name == name for one in known):
+            find(known, name)
+    return [one for one in known if one in wanted or one.name in wanted]
 
 
 def _process_findings(top: Nodes, main: str, silence: str) -> t.Iterator[Finding]:
@@ -141,7 +142,8 @@ def _upstream_findings(upstream: Upstream) -> t.Iterator[Finding]:
     if twice:
         problem = f"Upstream {name} has more than one server line of {_names(twice)}, so no weight of it is its share."
         yield Finding("server-twice", True, problem, where, "one line for each server")
-    if "zone" not in upstream.directives:
+    # What Lua chooses, nginx itself has no turns for.
+    if "zone" not in upstream.directives and not is_lua(upstream):
         problem = (
             f"Upstream {name} has no zone, so each worker has its own turns: after a reload a small canary gets no traffic for long, and "
             "each worker finds a dead server for itself."
@@ -155,6 +157,11 @@ def _upstream_findings(upstream: Upstream) -> t.Iterator[Finding]:
     if resolved:
         problem = f"nginx resolves {_names(resolved)} at each reload, which waits for DNS, and fails without."
         yield Finding("names", False, problem, where, "addresses in the place of names")
+
+
+def is_lua(upstream: Upstream) -> bool:
+    """Whether its servers are chosen by Lua, so that weights change without a reload."""
+    return any(name.startswith("balancer_by_lua") for name in upstream.directives)
 
 
 def _is_resolved_at_reload(server: Server) -> bool:
@@ -188,14 +195,16 @@ def _reload_findings(top: Nodes, version: Version, is_http: bool) -> t.Iterator[
             f"not try again loses its request. nginx {_dotted(KEEPS_IDLE)} and later can be told not to."
         )
         yield Finding("keepalive", False, problem)
-    elif not _keeps_idle(top):
+    elif not keeps_idle(top, version):
         block = named(top, HTTP)[0]
         problem = "Each reload closes idle connections of clients; a client that reuses one at that moment may lose its request."
         yield Finding("keepalive", False, problem, f"http ({block.where})", KEEPALIVE_LINE)
 
 
-def _keeps_idle(top: Nodes) -> bool:
-    """Whether all servers have a keepalive_min_timeout, from `http` or by themselves."""
+def keeps_idle(top: Nodes, version: Version) -> bool:
+    """Whether clients may reuse connections over a reload: all servers have a keepalive_min_timeout, from `http` or by themselves."""
+    if version < KEEPS_IDLE:
+        return False
     level = within(top, HTTP)
     default = last(level, "keepalive_min_timeout")
     servers = [last(server.nodes, "keepalive_min_timeout") or default for server in named(level, "server")] or [default]

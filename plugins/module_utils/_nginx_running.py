@@ -18,10 +18,11 @@ from ansible_collections.steady.rollout.plugins.module_utils import _nginx_proce
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import Nginx, change
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_logging import Logged, log_of
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_readiness import keeps_idle
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DRAIN, Server
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import Splice, replaced
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_tree import tree
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
     NginxConfigError,
     Upstream,
@@ -68,9 +69,6 @@ class Running:
         """Whether a server can be in drain, and it makes a difference."""
         return self.version >= DRAIN_SINCE and "sticky" in upstream.directives
 
-    def log(self, upstream: Upstream) -> Logged:
-        return log_of(self.nginx.config, self.files, upstream, self.prefix)
-
     def may_change(self) -> bool:
         """Whether files can be replaced, and the master be told to read them."""
         folders = {os.path.dirname(os.path.realpath(path)) for path in self.files.paths}
@@ -99,6 +97,7 @@ class Running:
             "version": ".".join(map(str, self.version)),
             "uptime": int(uptime),
             "loaded": self.is_loaded,
+            "keeps_idle": keeps_idle(tree(self.nginx.config, self.files), self.version),
         }
 
 

@@ -325,11 +325,20 @@ def _unknown_previous(run: Run, carried: t.Collection[str]) -> list[str]:
 
 
 def _weak(answers: t.Mapping[str, Reading]) -> list[str]:
-    return [
+    doubtful = [
         f"{lb}: whether the rollout survives a reload is not known: {answer['survives_reload_reason']}"
         for lb, answer in answers.items()
         if answer["survives_reload"] is None
     ]
+    closing = [lb for lb, answer in answers.items() if (answer.get("process") or {}).get("keeps_idle") is False]
+    if closing:
+        version = answers[closing[0]]["process"]["version"]
+        doubtful.append(
+            f"{some(closing)}: each change is a reload, and nginx {version} as it is configured closes idle connections of clients then: "
+            "one that sends a request on such a connection at that moment sees it reset, and has to try again; 1.27.4 with "
+            "keepalive_min_timeout, or rollout_provider: nginx_lua, has no such moment"
+        )
+    return doubtful
 
 
 def _with_found(targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[LoadBalancer, ...]:

@@ -17,7 +17,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._wait import checke
 COMMON_OPTIONS: dict[str, dict[str, t.Any]] = {
     **SOCKET_OPTIONS,
     "config": CONFIG_OPTIONS["config"],
-    "provider": {"type": "str", "choices": ["haproxy", "nginx"], "default": "haproxy"},
+    "provider": {"type": "str", "choices": ["haproxy", "nginx", "nginx_lua"], "default": "haproxy"},
     "backends": {"type": "list", "elements": "str", "required": True},
     "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
 }
@@ -62,15 +62,32 @@ def _nginx(params: Params, check_mode: bool) -> Driver:
         on_drain_timeout=params.get("on_drain_timeout", "fail"),
         policy={name: params[name] for name in _POLICY if name in params},
         check_mode=check_mode,
-        drain_timeout=checked_wait("drain_timeout", params.get("drain_timeout", 0.0)),
-        health_timeout=checked_wait("health_timeout", params.get("health_timeout", 0.0)),
+        **_waits(params),
     )
 
 
-DRIVERS: dict[str, t.Callable[[Params, bool], Driver]] = {"haproxy": _haproxy, "nginx": _nginx}
+def _nginx_lua(params: Params, check_mode: bool) -> Driver:
+    from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_driver import NginxLuaDriver
+
+    return NginxLuaDriver(
+        socket=params["socket"],
+        config=params["config"],
+        timeout=checked_timeout(params["timeout"]),
+        on_drain_timeout=params.get("on_drain_timeout", "fail"),
+        policy={name: params[name] for name in _POLICY if name in params},
+        check_mode=check_mode,
+        **_waits(params),
+    )
 
 
-def _waits(params: Params) -> dict[str, float]:
+DRIVERS: dict[str, t.Callable[[Params, bool], Driver]] = {
+    "haproxy": _haproxy,
+    "nginx": _nginx,
+    "nginx_lua": _nginx_lua,
+}
+
+
+def _waits(params: Params) -> dict[str, t.Any]:
     return {name: checked_wait(name, params[name]) for name in ("drain_timeout", "health_timeout") if name in params}
 
 

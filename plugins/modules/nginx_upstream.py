@@ -35,6 +35,12 @@ attributes:
   idempotent:
     support: full
 options:
+  socket:
+    description:
+      - Where C(steady_rollout.lua) runs in NGINX, the path of its API. Weights and states are then changed there, without a reload, and
+        O(config) is not touched.
+      - A server told to be V(drain) is then drained of its own requests, which are counted; O(on_drain_timeout=cut) cannot be had.
+    type: path
   upstream:
     description:
       - The upstream whose servers are changed. Where C(http) and C(stream) both have one of that name, V(http/NAME) or V(stream/NAME).
@@ -192,6 +198,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._held import refuse_held
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_driver import NginxDriver
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_driver import NginxLuaDriver
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_module import CONFIG_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import STATES
 from ansible_collections.steady.rollout.plugins.module_utils._no_log import hide
@@ -200,6 +207,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._wait import checke
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
     **CONFIG_OPTIONS,
+    "socket": {"type": "path"},
     "upstream": {"type": "str", "required": True},
     "servers": {
         "type": "list",
@@ -231,10 +239,13 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
 POLICY = ("require_healthy", "allow_empty", "allow_backup")
 
 
-def driver(params: t.Mapping[str, t.Any], check_mode: bool) -> NginxDriver:
+Either = t.Union[NginxDriver, NginxLuaDriver]
+
+
+def driver(params: t.Mapping[str, t.Any], check_mode: bool) -> Either:
     """The module's parameters as a driver. Raises LoadBalancerError for what no type can tell."""
-    asked = NginxDriver(
-        config=params["config"],
+    make = partial(NginxLuaDriver, params["socket"]) if params["socket"] else partial(NginxDriver, params["config"])
+    asked = make(
         timeout=checked_timeout(params["timeout"]),
         drain_timeout=checked_wait("drain_timeout", params["drain_timeout"]),
         on_drain_timeout=params["on_drain_timeout"],
@@ -249,7 +260,7 @@ def driver(params: t.Mapping[str, t.Any], check_mode: bool) -> NginxDriver:
     return replace(asked, admit=partial(refuse_held, asked.lock_name(upstream), upstream))
 
 
-def change(asked: NginxDriver, params: t.Mapping[str, t.Any]) -> Changed:
+def change(asked: Either, params: t.Mapping[str, t.Any]) -> Changed:
     """Change the upstream, with a fence while the rollout it names holds it. Raises LoadBalancerError and StateError."""
     upstream, fence = params["upstream"], params["fence"]
     if not fence:

@@ -32,6 +32,11 @@ attributes:
   idempotent:
     support: full
 options:
+  socket:
+    description:
+      - Where C(steady_rollout.lua) runs in NGINX, the path of its API, which is read then. O(config) tells only of the log.
+      - RV(servers[].sessions) are then the requests in flight.
+    type: path
   upstream:
     description:
       - The upstream to read. Where C(http) and C(stream) both have one of that name, V(http/NAME) or V(stream/NAME).
@@ -153,6 +158,11 @@ process:
     loaded:
       description: Whether NGINX has read the files since this collection changed them last. Not so, a call was killed; the next one mends it.
       type: bool
+    keeps_idle:
+      description:
+        - Whether clients may reuse connections over a reload. NGINX before 1.27.4, or without C(keepalive_min_timeout), closes those that are
+          idle, with a request that may be on its way.
+      type: bool
     counters:
       description: Another word each time that counters began anew.
       type: str
@@ -163,17 +173,23 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_driver import NginxDriver
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_driver import NginxLuaDriver
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_module import CONFIG_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout
 
-OPTIONS: dict[str, dict[str, t.Any]] = {**CONFIG_OPTIONS, "upstream": {"type": "str", "required": True}}
+OPTIONS: dict[str, dict[str, t.Any]] = {
+    **CONFIG_OPTIONS,
+    "socket": {"type": "path"},
+    "upstream": {"type": "str", "required": True},
+}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    upstream = module.params["upstream"]
+    upstream, config, path = (module.params[name] for name in ("upstream", "config", "socket"))
     try:
-        driver = NginxDriver(module.params["config"], checked_timeout(module.params["timeout"]))
+        timeout = checked_timeout(module.params["timeout"])
+        driver = NginxLuaDriver(path, timeout, config=config) if path else NginxDriver(config, timeout)
         reading = driver.read([upstream])
     except LoadBalancerError as exc:
         module.fail_json(msg=str(exc))

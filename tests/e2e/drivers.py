@@ -35,8 +35,10 @@ class Site(t.Protocol):
     """A load balancer with a backend `shop` of three servers of weight 10, each an App that answers with its port."""
 
     host: str
-    apps: t.Sequence[AnyApp]
     out: str  # what a server out of rotation is told to be, and is
+
+    @property
+    def apps(self) -> t.Sequence[AnyApp]: ...
 
     def name(self, place: int) -> str: ...
 

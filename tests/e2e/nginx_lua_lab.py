@@ -24,7 +24,6 @@ import threading
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_counters import counted
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_log import FORMAT_NAME, HTTP_FORMAT
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_driver import NginxLuaDriver
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError
@@ -358,8 +357,5 @@ class NginxLuaLab:
         return clients
 
     def driver(self, **options: t.Any) -> NginxLuaDriver:
-        defaults = {"health_timeout": 5.0, "drain_timeout": 10.0, "counters": self._counts}
+        defaults = {"health_timeout": 5.0, "drain_timeout": 10.0, "config": str(self.dir / "nginx.conf")}
         return NginxLuaDriver(self.socket, **{**defaults, **options})
-
-    def _counts(self, upstream: str) -> dict[str, dict[str, t.Any]]:
-        return counted(str(self.dir / "access.log")).of(upstream)

@@ -13,7 +13,7 @@ import pytest
 from e2e.rollouts import COARSE, COLOURS, Rollouts, Seen, rest_green, see
 from local_fleet.layout import LOAD_BALANCERS, Options
 
-MAKES = ("nginx",)
+MAKES = ("nginx", "nginx_lua")
 # Of some hundreds of requests no more can be said of how long one of a hundred takes.
 TIMED: dict[str, t.Any] = {**COARSE, "tolerance": {**COARSE["tolerance"], "latency": 3}}
 BAD = {"2.0.0": {"behaviour": "errors", "rate": 0.5}}

@@ -148,12 +148,11 @@ def test_a_reload_that_fails_without_a_word_is_noticed_and_rolled_back(lab: Ngin
 def test_a_configuration_broken_by_somebody_else_is_refused_in_nginxs_words_and_not_touched(lab: NginxLab) -> None:
     lab.config.write_text(lab.config.read_text().replace("proxy_read_timeout 30s;", "proxy_read_timeout soon;"))
     before, workers = lab.upstream.read_bytes(), lab.workers()
-    for act in (
-        lambda: lab.driver().change("shop", [{"name": lab.server(0), "state": "down"}]),
-        lambda: lab.driver().restore("shop", {lab.server(0): {"weight": 5, "state": "ready"}}),
-    ):
-        with pytest.raises(LoadBalancerError, match='proxy_read_timeout.*nginx.conf:.*mend it first'):
-            act()
+    words = "proxy_read_timeout.*nginx.conf:.*mend it first"
+    with pytest.raises(LoadBalancerError, match=words):
+        lab.driver().change("shop", [{"name": lab.server(0), "state": "down"}])
+    with pytest.raises(LoadBalancerError, match=words):
+        lab.driver().restore("shop", {lab.server(0): {"weight": 5, "state": "ready"}})
     assert (lab.upstream.read_bytes(), lab.workers()) == (before, workers)
 
 
@@ -276,9 +275,10 @@ def test_without_its_log_counters_are_null_and_it_is_told_what_to_add(old: str, 
 def module(lab: NginxLab, name: str, *flags: str, **arguments: t.Any) -> Told:
     """What a module returns to Ansible."""
     program = pathlib.Path(sys.executable).with_name("ansible")
-    given = json.dumps({"config": str(lab.config), "upstream": "shop", **arguments})
+    upstream = {} if name == "rollout_act" else {"upstream": "shop"}
+    given = json.dumps({"config": str(lab.config), **upstream, **arguments})
     command = [str(program), "-i", "localhost,", "-c", "local", "localhost", "-m", f"steady.rollout.{name}", "-a", given]
-    command += [*flags, "-e", f"ansible_python_interpreter={sys.executable}"]
+    command += ["--diff", *flags, "-e", f"ansible_python_interpreter={sys.executable}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     status, _arrow, told = done.stdout.partition("=> ")
     assert told, done.stdout + done.stderr
@@ -322,9 +322,9 @@ def test_the_module_is_refused_while_a_rollout_holds_the_upstream(lab: NginxLab,
     wanted = [{"name": lab.server(0), "weight": 20}]
 
     def act(**given: t.Any) -> Told:
-        return module(lab, "rollout_act", upstream=None, **common, rollout_id="r1", guard="off", **given)
+        return module(lab, "rollout_act", **common, rollout_id="r1", guard="off", **given)
 
-    program = {"name": "nginx_upstream", "servers": wanted}
+    program: dict[str, t.Any] = {"name": "nginx_upstream", "servers": wanted}
     assert not act(act="begin", who={"user": "test"})["failed"]
     refused = module(lab, **program)
     assert refused["failed"] and "rollout r1" in refused["msg"]
@@ -340,7 +340,7 @@ def test_an_upstream_of_another_block_is_told_by_its_kind(lab: NginxLab) -> None
     """The same name in http and in stream."""
     text = lab.config.read_text()
     module_line = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n"
-    stream = f"stream {{ upstream shop {{ zone shop 64k; server {lab.host}:8081; server {lab.host}:8082; }} }}\n"
+    stream = f"stream {{ upstream shop {{ zone stream_shop 64k; server {lab.host}:8081; server {lab.host}:8082; }} }}\n"
     lab.config.write_text(module_line + text + stream)
     lab.kill()
     lab.start()

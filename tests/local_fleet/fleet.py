@@ -411,6 +411,8 @@ class Fleet(RunningFleet):
             if self.layout.is_nginx:
                 _write(self.path(host, "nginx.conf"), nginx.config(self.layout, host, version))
                 _write(self.path(host, "upstream.conf"), nginx.upstream(self.layout))
+                for folder in nginx.folders(self.layout):
+                    os.mkdir(self.path(host, folder), 0o700)
                 continue
             _write(self.path(host, "haproxy.cfg"), self.layout.haproxy_config(host, version[:2]))
             _write(self.path(host, "server-state"), NO_STATE)

@@ -184,7 +184,10 @@ class Layout:
     def _lb_variables(self, name: str) -> dict[str, t.Any]:
         reach = {"rollout_haproxy_socket": self.path(name, "admin.sock")}
         if self.is_nginx:
-            reach = {"rollout_nginx_config": self.path(name, "nginx.conf")}
+            reach = {
+                "rollout_nginx_config": self.path(name, "nginx.conf"),
+                "rollout_nginx_socket": self.path(name, "api/api.sock"),
+            }
         return {"rollout_provider": self.options.lb, **reach, "rollout_state_dir": self.path(name, "rollout")}
 
     def _app_variables(self, name: str) -> dict[str, t.Any]:

@@ -9,15 +9,21 @@ It knows nothing of the code under test, so that it can judge it.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
+import pathlib
 import re
 import signal
+import socket
 import string
+import typing as t
 
 from local_fleet.layout import BACKEND, BASE_WEIGHT, CLIENT_PORT, Layout
 from local_fleet.polling import poll
 from local_fleet.supervisor import FleetError, children, send
 
+LUA_FILES = pathlib.Path(__file__).resolve().parents[2] / "roles" / "nginx" / "files"
 RELOAD_SECONDS = 20.0
 # Which version keeps idle connections of clients open for a moment over a reload.
 KEEPS_IDLE_SINCE = (1, 27, 4)
@@ -28,6 +34,7 @@ LOG_FORMAT = (
 )
 
 TEMPLATE = """\
+$modules
 worker_processes 2;
 pid $dir/nginx.pid;
 error_log $dir/error.log notice;
@@ -49,6 +56,7 @@ http {
 $names
     }
     include $dir/upstream.conf;
+$lua
     server {
         listen $address:$port;
         location / {
@@ -69,6 +77,31 @@ $servers
     keepalive 16;
 }
 """
+# The reload-free driver: the servers are what Lua is told of.
+LUA_MODULES = """\
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;"""
+LUA = """\
+    lua_package_path "$files/?.lua;/usr/share/lua/5.1/?.lua;;";
+    lua_shared_dict steady_rollout 4m;
+    init_by_lua_block {
+        require("steady_rollout").load{dir = "$dir/state", socket = "$dir/api/api.sock", upstreams = {$backend = {
+$servers
+        }}}
+    }
+    log_by_lua_block { require("steady_rollout").log() }
+    server {
+        listen unix:$dir/api/api.sock;
+        access_log off;
+        location / { content_by_lua_block { require("steady_rollout").api() } }
+    }"""
+LUA_UPSTREAM = """\
+upstream $backend {
+    server 0.0.0.1;
+    balancer_by_lua_block { require("steady_rollout").balance("$backend") }
+    keepalive 16;
+}
+"""
 _SERVER = re.compile(r"^ *server (?P<address>[^ ;]+)(?: weight=(?P<weight>\d+))?(?P<rest>[^;]*);", re.MULTILINE)
 
 
@@ -77,7 +110,19 @@ def config(layout: Layout, load_balancer: str, version: tuple[int, ...]) -> str:
     names = "\n".join(
         f'        "~{re.escape(layout.endpoint(host))}$" {host};' for host in layout.app_hosts
     )
+    lua = string.Template(LUA).substitute(
+        files=LUA_FILES,
+        dir=f"{layout.directory}/{load_balancer}",
+        backend=BACKEND,
+        servers=",\n".join(
+            f'            {{name = "{layout.endpoint(host)}", address = "{layout.address(host)}", port = {layout.port(host)}, '
+            f"weight = {_weight(layout, host)}}}"
+            for host in layout.app_hosts
+        ),
+    )
     return string.Template(TEMPLATE).substitute(
+        modules=LUA_MODULES if is_lua(layout) else "",
+        lua=lua if is_lua(layout) else "",
         dir=f"{layout.directory}/{load_balancer}",
         address=layout.address(load_balancer),
         port=CLIENT_PORT,
@@ -89,12 +134,29 @@ def config(layout: Layout, load_balancer: str, version: tuple[int, ...]) -> str:
     )
 
 
+def is_lua(layout: Layout) -> bool:
+    return layout.options.lb == "nginx_lua"
+
+
+def socket_of(layout: Layout, load_balancer: str) -> str:
+    """The path of the API of the reload-free driver."""
+    return layout.path(load_balancer, "api/api.sock")
+
+
+def folders(layout: Layout) -> tuple[str, ...]:
+    """Of each load balancer, beside its files."""
+    return ("state", "api") if is_lua(layout) else ()
+
+
+def _weight(layout: Layout, host: str) -> int:
+    return layout.options.weights.get(host, BASE_WEIGHT)
+
+
 def upstream(layout: Layout) -> str:
     """The file with the servers."""
-    lines = [
-        f"    server {layout.endpoint(host)} weight={layout.options.weights.get(host, BASE_WEIGHT)};"
-        for host in layout.app_hosts
-    ]
+    if is_lua(layout):
+        return string.Template(LUA_UPSTREAM).substitute(backend=BACKEND)
+    lines = [f"    server {layout.endpoint(host)} weight={_weight(layout, host)};" for host in layout.app_hosts]
     return string.Template(UPSTREAM).substitute(backend=BACKEND, servers="\n".join(lines))
 
 
@@ -104,7 +166,14 @@ def command(directory: str) -> list[str]:
 
 
 def servers(layout: Layout, load_balancer: str) -> dict[str, dict[str, str]]:
-    """By app host what its line says, in the words of HAProxy's `show stat`."""
+    """By app host what its line says, or the API, in the words of HAProxy's `show stat`."""
+    if is_lua(layout):
+        told = {one["name"]: one for one in _ask(layout, load_balancer, "GET", "/")["upstreams"][BACKEND]["servers"]}
+        words = {"ready": "no check", "drain": "DRAIN", "down": "MAINT"}
+        return {
+            host: {"svname": host, "status": words[one["state"]], "weight": str(one["weight"])}
+            for host, one in ((host, told[layout.endpoint(host)]) for host in layout.app_hosts)
+        }
     with open(layout.path(load_balancer, "upstream.conf"), encoding="utf-8") as file:
         lines = {found["address"]: found for found in _SERVER.finditer(file.read())}
     rows = {}
@@ -118,6 +187,12 @@ def servers(layout: Layout, load_balancer: str) -> dict[str, dict[str, str]]:
 
 def set_state(layout: Layout, load_balancer: str, host: str, state: str) -> None:
     """Edit the line of an app host, and have it read. Raises FleetError."""
+    if is_lua(layout):
+        now = _ask(layout, load_balancer, "GET", "/")["upstreams"][BACKEND]
+        (one,) = [one for one in now["servers"] if one["name"] == layout.endpoint(host)]
+        wanted = {"name": one["name"], "weight": one["weight"], "state": "ready" if state == "ready" else "down"}
+        _ask(layout, load_balancer, "PUT", f"/upstreams/{BACKEND}", {"version": now["version"], "servers": [wanted]})
+        return
     path = layout.path(load_balancer, "upstream.conf")
     with open(path, encoding="utf-8") as file:
         text = file.read()
@@ -132,6 +207,28 @@ def set_state(layout: Layout, load_balancer: str, host: str, state: str) -> None
         file.write(_SERVER.sub(edited, text))
     os.replace(f"{path}.new", path)
     reload(layout, load_balancer)
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _ask(layout: Layout, load_balancer: str, method: str, path: str, body: t.Any = None) -> dict[str, t.Any]:
+    with contextlib.closing(_Connection(socket_of(layout, load_balancer))) as connection:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        text = answer.read()
+    if answer.status != 200:
+        raise FleetError(f"{load_balancer} answered {method} {path} with {answer.status}: {text!r}")
+    found: dict[str, t.Any] = json.loads(text)
+    return found
 
 
 def reload(layout: Layout, load_balancer: str) -> None:

@@ -227,9 +227,51 @@ def test_a_variable_that_makes_no_sense_is_refused_in_one_sentence(control, mess
 
 def test_a_provider_that_this_version_does_not_know_is_refused():
     lbs = reach("lb1", "lb2")
-    lbs["lb2"]["provider"] = "nginx"
-    with refused("rollout_provider of lb2 is 'nginx'; this version knows haproxy"):
+    lbs["lb2"]["provider"] = "varnish"
+    with refused("rollout_provider of lb2 is 'varnish'; this version knows haproxy, nginx, nginx_lua"):
         make_targets(play(list(OWN)), CONTROL, OWN, lbs)
+
+
+def test_load_balancers_of_several_makes_are_refused():
+    lbs = reach("lb1", "lb2")
+    lbs["lb2"]["provider"] = "nginx"
+    with refused(
+        "the load balancers of a rollout must all be of one make, and these are not: lb1 is haproxy, lb2 is nginx"
+    ):
+        make_targets(play(list(OWN)), CONTROL, OWN, lbs)
+
+
+@pytest.mark.parametrize(
+    ("given", "server"),
+    [
+        ({"server": "10.0.0.9:80", "port": 8080}, "10.0.0.9:80"),
+        ({"address": "10.0.0.1", "port": 8080}, "10.0.0.1:8080"),
+        ({"host": "10.0.0.2", "port": "8080"}, "10.0.0.2:8080"),
+        ({"port": 8080}, "web1:8080"),
+    ],
+)
+def test_with_nginx_a_server_is_named_by_its_address_and_port(given, server):
+    lbs = {name: {**reached, "provider": "nginx"} for name, reached in reach("lb1", "lb2").items()}
+    made = make_targets(play(["web1"]), CONTROL, {"web1": given}, lbs)
+    assert made.own["web1"]["server"] == server
+
+
+def test_with_nginx_each_slot_of_a_host_is_named_by_its_port():
+    lbs = {name: {**reached, "provider": "nginx_lua"} for name, reached in reach("lb1", "lb2").items()}
+    slots = {"blue": {"port": 8081}, "green": {"server": "other:1"}}
+    made = make_targets(play(["web1"]), CONTROL, {"web1": {"address": "10.0.0.1", "tracks": slots}}, lbs)
+    assert {name: slot["server"] for name, slot in made.own["web1"]["tracks"].items()} == {
+        "blue": "10.0.0.1:8081",
+        "green": "other:1",
+    }
+
+
+def test_with_nginx_a_host_without_a_port_is_refused():
+    lbs = {name: {**reached, "provider": "nginx"} for name, reached in reach("lb1", "lb2").items()}
+    with refused(
+        "web1: NGINX names its servers by address and port; set rollout_port, or rollout_server to such as web1:8080"
+    ):
+        make_targets(play(["web1"]), CONTROL, {"web1": {}}, lbs)
 
 
 def test_load_balancers_are_in_sorted_order_without_those_that_are_absent():
