@@ -20,6 +20,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._driver import Chan
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import lock_of
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_logs import Logs
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting, unreached
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import Running, running
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
     Policy,
@@ -43,7 +44,7 @@ CUT_SECONDS = 10.0
 class NginxDriver:
     """Times in seconds. All but ``command`` as the options of nginx_upstream; ``command``: the program, where it cannot be found.
 
-    ``admit``: called under the lock before anything changes; raises where the upstream is not to be touched.
+    ``unproved``: tells why servers are not to gain traffic after some seconds, "" where they are; ``admit``: called under the lock before anything changes; raises where the upstream is not to be touched.
     """
 
     config: str
@@ -52,7 +53,7 @@ class NginxDriver:
     on_drain_timeout: str = "fail"
     health_timeout: float = 30.0
     policy: t.Mapping[str, bool] = field(default_factory=dict)
-    probe: t.Mapping[str, t.Any] | None = None
+    unproved: t.Callable[[t.Sequence[Server], float], str] = unreached
     check_mode: bool = False
     admit: t.Callable[[], None] = lambda: None
 
@@ -107,7 +108,7 @@ class NginxDriver:
             if self.check_mode:
                 return self._told(now, upstream, before, after, servers, warnings=warnings)
             gains = gaining(before, after)
-            why = self._unproved(gains) if policy.require_healthy and gains else ""
+            why = self.unproved(gains, self.health_timeout) if policy.require_healthy and gains else ""
             if why:
                 raise Refused(f"upstream {backend}: {why} after {self.health_timeout:g} s. Nothing was changed.")
             if after != before or not now.is_loaded:
@@ -127,17 +128,11 @@ class NginxDriver:
             before = now.servers(upstream)
             names = [{"name": name} for name in safe]
             coming = [one for one, old in zip(restored(before, safe, {})[0], before) if one.usable and not old.usable]
-            down = {} if self.check_mode else _await_accepting(coming, self.health_timeout)
+            down = {} if self.check_mode or not coming else await_accepting(coming, self.health_timeout)
             after, out = restored(before, safe, down)
             if not self.check_mode and (after != before or not now.is_loaded):
                 now = self._apply(now, backend, after)
             return self._told(now, upstream, before, after, names, out=out)
-
-    def _unproved(self, servers: t.Sequence[Server]) -> str:
-        # Few calls bring servers in, and Python compiles anew at each call what a module imports.
-        from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import unproved
-
-        return unproved(servers, self.probe, self.health_timeout)
 
     def _apply(self, now: Running, backend: str, after: t.Sequence[Server]) -> Running:
         """Have it served, and read it back."""
@@ -213,11 +208,3 @@ class NginxDriver:
                 yield
         except LockError as exc:
             raise Refused(f"cannot lock upstream {backend}: {exc}. Nothing was changed.") from exc
-
-
-def _await_accepting(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:
-    if not servers:
-        return {}
-    from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting
-
-    return await_accepting(servers, seconds)

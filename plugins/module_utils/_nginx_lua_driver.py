@@ -24,6 +24,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_api impo
     NginxLuaError,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import Process, workers_of
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting, unreached
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
     READY,
     Policy,
@@ -64,7 +65,7 @@ class Brought(t.NamedTuple):
 @dataclass(frozen=True)
 class NginxLuaDriver:
     """Times in seconds. ``socket``: of the API; ``config``: what names the log that requests are counted in; "" where nobody asks;
-    ``probe``: as the option of nginx_upstream.
+    ``unproved``: as of NginxDriver.
 
     ``admit``: called under the lock before anything changes; raises where the upstream is not to be touched.
     """
@@ -75,7 +76,7 @@ class NginxLuaDriver:
     on_drain_timeout: str = "fail"
     health_timeout: float = 30.0
     policy: t.Mapping[str, bool] = field(default_factory=dict)
-    probe: t.Mapping[str, t.Any] | None = None
+    unproved: t.Callable[[t.Sequence[Server], float], str] = unreached
     check_mode: bool = False
     config: str = ""
     admit: t.Callable[[], None] = lambda: None
@@ -230,12 +231,7 @@ class NginxLuaDriver:
             )
 
     def _prove(self, backend: str, gains: t.Sequence[Server], warnings: list[str]) -> None:
-        if not gains:
-            return
-        # Few calls bring servers in, and Python compiles anew at each call what a module imports.
-        from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import unproved
-
-        why = unproved(gains, self.probe, 0.0 if self.check_mode else self.health_timeout)
+        why = self.unproved(gains, 0.0 if self.check_mode else self.health_timeout) if gains else ""
         if why and self.check_mode:
             warnings.append(f"{why}; a real run would wait {self.health_timeout:g} s for it, then fail")
         elif why:
@@ -243,11 +239,7 @@ class NginxLuaDriver:
 
     @staticmethod
     def _unreachable(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:
-        if not servers:
-            return {}
-        from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting
-
-        return await_accepting(servers, seconds)
+        return await_accepting(servers, seconds) if servers else {}
 
     def _drain(self, backend: str, names: t.Sequence[str], warnings: list[str]) -> State:
         """Wait until no worker has a request left on servers that get no new ones."""

@@ -21,22 +21,9 @@ PAUSE_SECONDS = 0.1
 AT_ONCE = 50
 
 
-def unproved(servers: t.Sequence[Server], probe: t.Mapping[str, t.Any] | None, seconds: float) -> str:
-    """Why servers are not to gain traffic, after ``seconds``; "" where they all answer ``probe``, the options of http_probe, or accept a
-    connection where there is none."""
-    if probe is None:
-        return "; ".join(await_accepting(servers, seconds).values())
-    # Few calls probe, and Python compiles anew at each call what a module imports.
-    from ansible_collections.steady.rollout.plugins.module_utils._proof import probed
-
-    targets = [{"name": server.name, **_place(server)} for server in servers]
-    return probed({"deadline": seconds, **probe, "targets": targets})[0]
-
-
-def _place(server: Server) -> dict[str, t.Any]:
-    if server.port is None:
-        return {"unix_socket": server.address.removeprefix("unix:")}
-    return {"address": server.address.strip("[]"), "port": server.port}
+def unreached(servers: t.Sequence[Server], seconds: float) -> str:
+    """Why not all accept a connection after ``seconds``; "" where they do."""
+    return "; ".join(await_accepting(servers, seconds).values())
 
 
 def await_accepting(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:

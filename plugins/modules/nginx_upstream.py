@@ -200,7 +200,8 @@ from ansible_collections.steady.rollout.plugins.module_utils._held import refuse
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_driver import NginxDriver
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_driver import NginxLuaDriver
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_module import CONFIG_OPTIONS
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import STATES
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import unreached
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import STATES, Server
 from ansible_collections.steady.rollout.plugins.module_utils._no_log import hide
 from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
 from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout, checked_wait
@@ -251,13 +252,20 @@ def driver(params: t.Mapping[str, t.Any], check_mode: bool) -> Either:
         on_drain_timeout=params["on_drain_timeout"],
         health_timeout=checked_wait("health_timeout", params["health_timeout"]),
         policy={name: params[name] for name in POLICY},
-        probe=params["probe"],
+        unproved=_prover(params["probe"]) if params["probe"] is not None else unreached,
         check_mode=check_mode,
     )
     if params["fence"] or params["force"]:
         return asked
     upstream = params["upstream"]
     return replace(asked, admit=partial(refuse_held, asked.lock_name(upstream), upstream))
+
+
+def _prover(probe: t.Mapping[str, t.Any]) -> t.Callable[[t.Sequence[Server], float], str]:
+    # Few calls probe, and what is imported is compiled anew at every call.
+    from ansible_collections.steady.rollout.plugins.module_utils._nginx_probe import unproved
+
+    return partial(unproved, probe)
 
 
 def change(asked: Either, params: t.Mapping[str, t.Any]) -> Changed:

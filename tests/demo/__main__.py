@@ -21,9 +21,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def main() -> int:
     arguments = sys.argv[1:]
     try:
-        cli.parse(arguments)
+        acts = cli.parse(arguments)
         print("setting up", flush=True)
-        environment = set_up()
+        environment = set_up(acts[0].lb)
     except (cli.UsageError, SetupError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
@@ -43,9 +43,9 @@ def main() -> int:
         raise
 
 
-def set_up() -> environments.Environment:
-    """HAProxy, and an environment with Ansible. Raises SetupError."""
-    system.need(["haproxy"])
+def set_up(lb: str) -> environments.Environment:
+    """A load balancer, and an environment with Ansible. Raises SetupError."""
+    system.need(["haproxy"] if lb == "haproxy" else system.NGINX)
     environment = environments.open_environment(ROOT, "demo")
     if environment is None:
         known = environments.PYTHONS["demo"]

@@ -10,11 +10,9 @@ import dataclasses
 import typing as t
 
 STRATEGIES = ("canary", "blue_green", "rolling")
-LATER_STRATEGIES: tuple[str, ...] = ()
 # How a release can be broken; what each means is in demo.faults.
 FAULTS = ("errors", "crash", "slow", "unhealthy", "late")
-LOAD_BALANCERS = ("haproxy",)
-LATER_LOAD_BALANCERS = ("nginx", "nginx_lua")
+LOAD_BALANCERS = ("haproxy", "nginx", "nginx_lua")
 FIRST_RELEASE = "1.0.0"
 GOOD_RELEASE = "2.0.0"
 BAD_RELEASE = "2.1.0"
@@ -32,6 +30,7 @@ class Act:
     release: str
     good: bool
     fault: str = FAULTS[0]  # how it is broken, where it is not good
+    lb: str = LOAD_BALANCERS[0]  # what the load balancers run
 
     @property
     def wanted(self) -> str:
@@ -53,13 +52,13 @@ def parse(arguments: t.Sequence[str]) -> list[Act]:
         allow_abbrev=False,
     )
     parser.add_argument("--strategy", help=f"how to release: {', '.join(STRATEGIES)}")
-    parser.add_argument("--lb", default=LOAD_BALANCERS[0], help="the load balancers: haproxy")
+    parser.add_argument("--lb", default=LOAD_BALANCERS[0], help=f"the load balancers: {', '.join(LOAD_BALANCERS)}")
     parser.add_argument("--bad", action="store_true", help="the release is broken, and must be rolled back by itself")
     parser.add_argument("--fault", help=f"how it is broken, with --bad: {', '.join(FAULTS)}")
     asked = parser.parse_args(list(arguments))
-    _check("strategy", asked.strategy or STRATEGIES[0], STRATEGIES, LATER_STRATEGIES)
-    _check("lb", asked.lb, LOAD_BALANCERS, LATER_LOAD_BALANCERS)
-    _check("fault", asked.fault or FAULTS[0], FAULTS, ())
+    _check("strategy", asked.strategy or STRATEGIES[0], STRATEGIES)
+    _check("lb", asked.lb, LOAD_BALANCERS)
+    _check("fault", asked.fault or FAULTS[0], FAULTS)
     if asked.fault and not asked.bad:
         raise UsageError("--fault says how a bad release is broken; give it with --bad.")
     strategy = asked.strategy or STRATEGIES[0]
@@ -67,16 +66,13 @@ def parse(arguments: t.Sequence[str]) -> list[Act]:
         raise UsageError(
             "--fault slow is found beside stable servers for some minutes; give it with --strategy canary."
         )
-    good = Act(strategy, GOOD_RELEASE, True)
-    bad = Act(strategy, BAD_RELEASE, False, asked.fault or FAULTS[0])
+    good = Act(strategy, GOOD_RELEASE, True, lb=asked.lb)
+    bad = Act(strategy, BAD_RELEASE, False, asked.fault or FAULTS[0], asked.lb)
     if asked.bad:
         return [bad]
     return [good] if asked.strategy else [good, bad]
 
 
-def _check(option: str, value: str, known: t.Sequence[str], later: t.Sequence[str]) -> None:
-    there = f"{', '.join(known[:-1])} and {known[-1]}" if len(known) > 1 else known[0]
-    if value in later:
-        raise UsageError(f"--{option} {value} is not there yet; there is {there}.")
+def _check(option: str, value: str, known: t.Sequence[str]) -> None:
     if value not in known:
-        raise UsageError(f"--{option} {value} is not known; there is {there}.")
+        raise UsageError(f"--{option} {value} is not known; there is {', '.join(known[:-1])} and {known[-1]}.")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -215,12 +216,19 @@ def _words(outcome: str | None) -> str:
     return (outcome or "no outcome").replace("_", " ")
 
 
-def affordable_rate(fleet: Fleet) -> float:
+def profile_of(fleet: Fleet) -> Profile:
+    """The load, at the rate that it should have."""
+    if fleet.keeps_idle_connections:
+        return Profile(rate=RATE)
+    return Profile(rate=RATE, new_connections=1.0)
+
+
+def affordable_rate(fleet: Fleet, profile: Profile) -> float:
     """The rate, to each load balancer, that leaves the processors to Ansible.
 
     A load that falls behind tells of the machine, and nothing of a rollout.
     """
-    with Load(fleet, Profile(rate=RATE)):
+    with Load(fleet, profile):
         before = _processors()
         time.sleep(REST_SECONDS)
         busy = view.busy(before, _processors())
@@ -237,16 +245,19 @@ def show(acts: t.Sequence[cli.Act], workspace: pathlib.Path) -> int:
     tracks = TRACKS if any(act.strategy == "blue_green" for act in acts) else {}
     outcomes: list[str | None] = []
     apps = min(faults.APPS if act.good else faults.fault(act.fault, act.strategy).apps for act in acts)
-    options = Options(apps=apps, release=cli.FIRST_RELEASE, tracks=tracks)
+    options = Options(apps=apps, lb=acts[0].lb, release=cli.FIRST_RELEASE, tracks=tracks)
     with Fleet(options, directory=str(workspace / "fleet")) as fleet:
         for host in (host for host, track in tracks.items() if track == "green"):
             fleet.set_state(host, "drain")
         print(
             f"the fleet runs on 127.{fleet.layout.number}.0.0/24: lb1 and lb2 in front of {view.short(fleet.app_hosts)}"
         )
-        rate = affordable_rate(fleet)
-        with Load(fleet, Profile(rate=rate)) as load:
-            print(f"the load runs: {2 * rate:.0f} requests/s, and none is repeated")
+        profile = profile_of(fleet)
+        profile = dataclasses.replace(profile, rate=affordable_rate(fleet, profile))
+        with Load(fleet, profile) as load:
+            print(f"the load runs: {2 * profile.rate:.0f} requests/s, and none is repeated")
+            if profile.new_connections == 1:
+                print("each has a connection of its own, as a reload of this NGINX closes those that clients keep open")
             scene = Scene(fleet, load)
             for act in acts:
                 outcomes.append(perform(act, scene, fleet, workspace))

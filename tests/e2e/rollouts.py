@@ -410,6 +410,11 @@ class Rollouts:
 
     # --- what is true now
 
+    def host_of(self, server: str) -> str:
+        """The app host that is a server of the load balancers: by its name, or its address."""
+        addresses = {self.fleet.endpoint(host): host for host in self.fleet.app_hosts}
+        return addresses.get(server, server)
+
     def carrying(self, load_balancer: str) -> set[str]:
         """The servers that take new requests on a load balancer."""
         return carrying(self.fleet, load_balancer)

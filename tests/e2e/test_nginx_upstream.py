@@ -278,7 +278,7 @@ def module(lab: NginxLab, name: str, *flags: str, **arguments: t.Any) -> Told:
     upstream = {} if name == "rollout_act" else {"upstream": "shop"}
     given = json.dumps({"config": str(lab.config), **upstream, **arguments})
     command = [str(program), "-i", "localhost,", "-c", "local", "localhost", "-m", f"steady.rollout.{name}", "-a", given]
-    command += ["--diff", *flags, "-e", f"ansible_python_interpreter={sys.executable}"]
+    command += [*flags, "-e", f"ansible_python_interpreter={sys.executable}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     status, _arrow, told = done.stdout.partition("=> ")
     assert told, done.stdout + done.stderr
@@ -292,7 +292,7 @@ def test_the_module_changes_once_and_tells_the_truth_in_check_mode(lab: NginxLab
     foreseen = module(lab, "nginx_upstream", "--check", servers=wanted)
     assert foreseen["changed"] and lab.upstream.read_bytes() == before
     done = module(lab, "nginx_upstream", servers=wanted)
-    assert done["changed"] and done["diff"] == foreseen["diff"]
+    assert done["changed"] and done["after"] == foreseen["after"]
     assert [(one["weight"], one["state"]) for one in done["after"]] == [(30, "ready"), (10, "down")]
     for flags in ((), ("--check",)):
         assert not module(lab, "nginx_upstream", *flags, servers=wanted)["changed"]

@@ -52,7 +52,11 @@ def _asked(config: pytest.Config) -> bool:
 def _find(every: bool) -> dict[str, list[Point]]:
     def of(strategy: Strategy) -> list[Point]:
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-            return points(calls(*reference(strategy, pathlib.Path(folder))), every)
+            found = points(calls(*reference(strategy, pathlib.Path(folder))), every)
+        if every or strategy.kills is None:
+            return found
+        # Evenly along the rollout.
+        return [found[len(found) * (2 * number + 1) // (2 * strategy.kills)] for number in range(strategy.kills)]
 
     chosen = [strategy for strategy in STRATEGIES.values() if every or strategy.everyday]
     with ThreadPoolExecutor() as pool:

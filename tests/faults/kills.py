@@ -36,7 +36,8 @@ ACT_SECONDS = 40.0  # that an act under way may take to its end
 class Strategy:
     """A playbook, and the fleet that it releases to. ``hosts``: all app hosts; ``carrying``: who carries before, and after the way back.
 
-    ``everyday``: whether its controller is killed every day, at every kind of record, or only with --all.
+    ``everyday``: whether its controller is killed every day, at every kind of record, or only with --all. ``kills``: at how many
+    points of them; None for all. ``playbook``: its playbook, where that is not its name.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Strategy:
     options: t.Mapping[str, t.Any]
     variables: t.Mapping[str, t.Any]
     everyday: bool = True
+    kills: int | None = None
+    playbook: str = ""
 
     @property
     def in_place(self) -> bool:
@@ -61,7 +64,7 @@ class Strategy:
 
     def start(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> Running:
         """Start a release; ``lease`` in seconds for every act."""
-        return shop.start(self.name, rollout_hosts="app", rollout_release=release, **_leases(lease), **variables)
+        return shop.start(self.playbook or self.name, rollout_hosts="app", rollout_release=release, **_leases(lease), **variables)
 
     def runs(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> t.Iterator[Running]:
         """Start a release, and promote it whenever it waits for that, until it has ended; each run is to be waited for."""
@@ -120,6 +123,19 @@ STRATEGIES = {
             hosts(4),
             {},
             {"rolling_batches": 2},
+        ),
+        # What a driver does in an act is all that is different: its own kills are in e2e.
+        *(
+            Strategy(
+                f"rolling_{lb}",
+                hosts(3),
+                hosts(3),
+                {"lb": lb},
+                {"rolling_batches": 1},
+                kills=3,
+                playbook="rolling",
+            )
+            for lb in ("nginx", "nginx_lua")
         ),
     )
 }
@@ -277,7 +293,8 @@ def unsafe(shop: Rollouts, strategy: Strategy, load_balancer: str) -> str:
         holder, lease, safe = records.holder(), records.lease(), records.safe()
     if lease is not None or not (rollout["ended"] or (holder and holder.abandoned)):
         return f"the rollout is not given up: {holder}, {lease}"
-    expected = {name for name, server in safe["servers"].items() if server["state"] == "ready"} if safe else set()
+    ready = [name for name, server in safe["servers"].items() if server["state"] == "ready"] if safe else []
+    expected = {shop.host_of(name) for name in ready}
     if carrying != expected:
         return f"{sorted(carrying)} carry, and {sorted(expected)} are safe"
     unproved = carrying & unproved_members(rollout)

@@ -245,7 +245,7 @@ _WORKERS = ("-n", "2", "--dist", "loadgroup")
 
 def faults(run: Run) -> None:
     """Rollouts whose controller, workers, load balancers, hosts or disks die in the middle."""
-    system.need(["git", "haproxy"])
+    system.need(["git", "haproxy", *system.NGINX])
     _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
 
 

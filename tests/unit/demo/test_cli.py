@@ -35,11 +35,15 @@ def test_a_bad_release_should_be_rolled_back() -> None:
     assert [act.wanted for act in parse([])] == ["promoted", "rolled_back"]
 
 
+@pytest.mark.parametrize("lb", ["haproxy", "nginx", "nginx_lua"])
+def test_all_releases_go_to_the_load_balancers_that_are_asked_for(lb: str) -> None:
+    assert [act.lb for act in parse(["--lb", lb])] == [lb, lb]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lb", "nginx"], "--lb nginx is not there yet; there is haproxy."),
-        (["--lb", "nginx_lua"], "--lb nginx_lua is not there yet; there is haproxy."),
+        (["--lb", "varnish"], "--lb varnish is not known; there is haproxy, nginx and nginx_lua."),
         (["--strategy", "big_bang"], "--strategy big_bang is not known; there is canary, blue_green and rolling."),
         (["--bad", "--fault", "fire"], "--fault fire is not known; there is errors, crash, slow, unhealthy and late."),
         (
