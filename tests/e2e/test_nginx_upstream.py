@@ -357,3 +357,19 @@ def test_locks_and_notes_of_a_lab_do_not_stay(lab: NginxLab) -> None:
     lab.driver().change("shop", [{"name": lab.server(0), "weight": 20}])
     left = [name for name in os.listdir(_lock.known_folder()) if lab.dir.name in name and name.endswith(".pending")]
     assert left == []
+
+
+def test_a_line_that_goes_back_to_what_it_was_is_what_it_was_byte_by_byte(lab: NginxLab) -> None:
+    """Lines without a weight, with one written otherwise, and out of rotation by a word in the middle."""
+    lab.write_upstream(
+        "    server {host}:8081;\n    server {host}:8082 'weight=01' max_fails=2;\n\tserver   {host}:8083 down weight=4 # why\n  ;"
+    )
+    lab.reload()
+    before = lab.upstream.read_bytes()
+    safe = {one["name"]: {"weight": one["weight"], "state": one["state"]} for one in servers(lab)}
+    for place in range(3):
+        lab.driver().change("shop", [{"name": lab.server(place), "weight": 7 + place, "state": "ready"}])
+    lab.driver().change("shop", [{"name": lab.server(0), "state": "down"}])
+    assert states(lab) == [(7, "down"), (8, "ready"), (9, "ready")]
+    lab.driver().restore("shop", safe)
+    assert lab.upstream.read_bytes() == before
