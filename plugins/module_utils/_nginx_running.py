@@ -21,7 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_change impor
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_readiness import keeps_idle
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DRAIN, Server
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import Server
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import Splice, replaced
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_tree import tree
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
@@ -99,7 +99,9 @@ class Running:
         for path, data in new.items():
             with open(path, "rb") as stream:
                 if stream.read() != data:
-                    raise NginxConfigError(f"read back, {path} is not what was written just now: somebody else changes it, too")
+                    raise NginxConfigError(
+                        f"read back, {path} is not what was written just now: somebody else changes it, too"
+                    )
         return replace(self, is_loaded=True)
 
     def as_dict(self) -> dict[str, t.Any]:

@@ -112,7 +112,9 @@ def _refuse_outage(upstream: str, before: t.Sequence[Server], after: t.Sequence[
                 f"upstream {upstream} would have only backup servers left; set allow_backup: true if that is meant"
             )
         return
-    raise Refused(f"upstream {upstream} would have no server left to take traffic; set allow_empty: true if that is meant")
+    raise Refused(
+        f"upstream {upstream} would have no server left to take traffic; set allow_empty: true if that is meant"
+    )
 
 
 def gaining(before: t.Sequence[Server], after: t.Sequence[Server]) -> list[Server]:
@@ -139,7 +141,9 @@ def restored(
         target = safe.get(server.name)
         back = server if target is None else _aimed(server, target, drains=server.state == DRAIN)
         if server.name in down and back.state == READY:
-            out[server.name] = f"{down[server.name]}, so it stays {server.state}" if server.state != READY else down[server.name]
+            out[server.name] = (
+                f"{down[server.name]}, so it stays {server.state}" if server.state != READY else down[server.name]
+            )
             back = server if server.state != READY else back
         after.append(back)
     if not any(server.usable and server.name not in down for server in after):

@@ -32,7 +32,6 @@ _PORT = re.compile(r"(?:\]|^[^\[\]:]*):[0-9]+\Z")
 _BLANK = b" \t"
 
 
-
 class NginxConfigError(LoadBalancerError):
     """The configuration cannot be read, or does not hold what is asked for; the message says where."""
 
@@ -98,7 +97,9 @@ def find(known: t.Sequence[Upstream], name: str) -> Upstream:
     if named:
         places = " and ".join(f"{one.kind} ({one.path})" for one in named)
         ways = " or ".join(f"{kind}/{name}" for kind in dict.fromkeys(one.kind for one in named))
-        raise NginxConfigError(f"upstream {name} is there {len(named)} times, in {places}; say which one is meant: {ways}")
+        raise NginxConfigError(
+            f"upstream {name} is there {len(named)} times, in {places}; say which one is meant: {ways}"
+        )
     others = ", ".join(sorted({one.name for one in known})) or "none at all"
     raise NginxConfigError(f"there is no upstream {name}; the configuration has {others}")
 

@@ -25,7 +25,10 @@ TIMES = 3.0
 @pytest.fixture
 def lab() -> t.Iterator[NginxLab]:
     with NginxLab(apps=1) as running:
-        lines = [f"    server 127.{1 + place // 60000}.{place // 250 % 240}.{1 + place % 250}:8080 weight=10;" for place in range(SERVERS)]
+        lines = [
+            f"    server 127.{1 + place // 60000}.{place // 250 % 240}.{1 + place % 250}:8080 weight=10;"
+            for place in range(SERVERS)
+        ]
         assert len(set(lines)) == SERVERS
         running.write_upstream("\n".join(lines))
         text = running.upstream.read_text().replace("zone shop 256k", "zone shop 32m")

@@ -141,7 +141,11 @@ class NginxLab:
 
     def log(self) -> str:
         names = ("output", "error.log")
-        return "".join((self.dir / name).read_text(errors="replace")[-2000:] for name in names if (self.dir / name).exists())
+        return "".join(
+            (self.dir / name).read_text(errors="replace")[-2000:] for name in names if (self.dir / name).exists()
+        )
 
     def driver(self, **options: t.Any) -> NginxDriver:
-        return NginxDriver(str(self.config), **{"timeout": 20.0, "health_timeout": 5.0, "drain_timeout": 10.0, **options})
+        return NginxDriver(
+            str(self.config), **{"timeout": 20.0, "health_timeout": 5.0, "drain_timeout": 10.0, **options}
+        )
