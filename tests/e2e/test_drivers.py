@@ -152,7 +152,7 @@ def test_a_server_that_does_not_answer_gains_no_traffic(site: Site) -> None:
     change(site, (0, {"state": site.out}))
     site.apps[0].shutdown()
     site.apps[0].server_close()
-    with pytest.raises(LoadBalancerError, match="Nothing was changed|put back"):
+    with pytest.raises(LoadBalancerError, match=r"Nothing was changed|put back"):
         change(site, (0, {"state": "ready"}), (1, {"state": site.out}), health_timeout=1.0)
     assert states(site)[0][1] != "ready"
     assert states(site)[1] == (10, "ready")

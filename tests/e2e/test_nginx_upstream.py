@@ -137,7 +137,7 @@ def test_a_reload_that_fails_without_a_word_is_noticed_and_rolled_back(lab: Ngin
     (lab.dir / "nginx.conf").write_text(
         lab.config.read_text().replace("server {", f"server {{ listen {lab.host}:8081; }}\n    server {{", 1)
     )
-    with pytest.raises(LoadBalancerError, match="started no new workers.*The configuration is as it was before"):
+    with pytest.raises(LoadBalancerError, match=r"started no new workers.*The configuration is as it was before"):
         lab.driver(timeout=4.0).change("shop", [{"name": lab.server(0), "state": "down"}])
     assert (lab.upstream.read_bytes(), lab.workers()) == (before, workers)
     assert answers(site, 12) == {0: 4, 1: 4, 2: 4}
