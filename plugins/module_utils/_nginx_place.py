@@ -28,7 +28,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_change impor
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_kept import kept
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_tree import tree
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_tree import tree, within
 
 # How long another change may take: it may wait for drains.
 LOCK_SECONDS = 120.0
@@ -117,7 +117,7 @@ def _is_unread(nginx: Nginx, master: Process | None) -> bool:
 def _merged(nginx: Nginx, file: File) -> tuple[bytes | None, bytes]:
     """(what is there, what is to be there)"""
     seen = _Including(nginx.config, file.path)
-    tree(nginx.config, seen)
+    within(tree(nginx.config, seen), "http")
     if not seen.included_it:
         raise NginxChangeError(
             f"{nginx.config} does not include {file.path}, so it would change nothing; add to http in {nginx.config}: "

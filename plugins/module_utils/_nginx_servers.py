@@ -74,6 +74,16 @@ def check_wanted(wanted: t.Sequence[t.Mapping[str, t.Any]]) -> None:
             raise Refused(f"server {name}: state {state!r} is not one of {', '.join(STATES)}")
 
 
+def check_safe(safe: t.Mapping[str, t.Any]) -> None:
+    """Refuse what is no safe state: `{server: {weight, state}}`."""
+    for name, values in safe.items():
+        if not isinstance(values, dict) or not isinstance(values.get("weight"), (int, type(None))):
+            raise Refused(
+                f"the safe state of server {name} is {values!r}, which is no whole number as weight with a state"
+            )
+        check_wanted([{**values, "name": name}])
+
+
 def aimed(
     upstream: str,
     servers: t.Sequence[Server],
