@@ -114,7 +114,7 @@ def test_what_a_killed_call_left_unread_the_next_one_has_read_though_its_own_cha
         point for point in range(1, 20) if killed_at(lab, point) and not lab.driver().read(["shop"]).process["loaded"]
     )
     assert answers(site, 12)[1] == 4, point  # still served by what was read before
-    wanted = [{"name": lab.server(0), "weight": 30}, {"name": lab.server(1), "state": "down"}]
+    wanted: list[Told] = [{"name": lab.server(0), "weight": 30}, {"name": lab.server(1), "state": "down"}]
     lab.driver().change("shop", wanted)
     assert answers(site, 12) == {0: 9, 2: 3}
 
