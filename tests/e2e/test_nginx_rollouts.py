@@ -66,7 +66,7 @@ def test_rolling_promotes_a_good_release(start: t.Callable[..., Rollouts]) -> No
     assert [out for out in seen.watch.out() if out] == [{"web1"}, {"web2"}, {"web3"}]
 
 
-@on("nginx_lua")
+@on()
 def test_rolling_takes_a_bad_release_back(start: t.Callable[..., Rollouts]) -> None:
     variables = {"rolling_batches": 1, "rolling_min_healthy_time": 5, "fleet_behaviours": BAD}
     seen = see(start(variables, apps=3), "rolling", "2.0.0")
@@ -79,7 +79,7 @@ def test_blue_green_swaps_to_a_good_release(start: t.Callable[..., Rollouts]) ->
     expect(see(shop, "blue_green", "2.0.0"), 0, "promoted", "2.0.0", ("web3", "web4"))
 
 
-@on("nginx")
+@on()
 def test_blue_green_swaps_back_from_a_bad_release(start: t.Callable[..., Rollouts]) -> None:
     shop = rest_green(start({"fleet_behaviours": BAD, "blue_green_bake": 10}, apps=4, tracks=COLOURS))
     seen = see(shop, "blue_green", "2.0.0")
@@ -104,7 +104,7 @@ def test_a_bad_canary_is_taken_back(start: t.Callable[..., Rollouts]) -> None:
     assert weights(seen) == {"10"}
 
 
-@on("nginx")
+@on()
 def test_a_canary_that_answers_slowly_is_taken_back(start: t.Callable[..., Rollouts]) -> None:
     variables = {
         "rollout_analysis": COARSE,

@@ -125,6 +125,8 @@ STRATEGIES = {
             hosts(4),
             {},
             {"rolling_batches": 2},
+            # Its acts are those of blue-green, in another order.
+            kills=4,
         ),
         # What a driver does in an act is all that is different: its own kills are in e2e.
         *(
