@@ -89,7 +89,9 @@ def test_blue_green_swaps_back_from_a_bad_release(start: t.Callable[..., Rollout
 
 @on("nginx")
 def test_a_good_canary_is_promoted_by_requests_and_latencies(start: t.Callable[..., Rollouts]) -> None:
-    seen = see(start({"rollout_analysis": TIMED, "canary_steps": [10, 50], "canary_step_max": 300}, apps=2), "canary", "2.0.0")
+    seen = see(
+        start({"rollout_analysis": TIMED, "canary_steps": [10, 50], "canary_step_max": 300}, apps=2), "canary", "2.0.0"
+    )
     expect(seen, 0, "promoted", "2.0.0", ("web1", "web2"))
     assert seen.summary.harmed == 0
     assert weights(seen) == {"10"}

@@ -34,15 +34,21 @@ def driver(fleet: Fleet, name: str) -> Driver:
     return NginxDriver(fleet.path(name, "nginx.conf"))
 
 
+def await_more(load: Load, requests: int) -> None:
+    begun = len(load.records())
+    poll(lambda: len(load.records()) >= begun + requests, f"{requests} more requests")
+
+
 def changed_under_load(lb: str, profile: Profile) -> tuple[Fleet, list[Record], t.Any]:
     """Twenty changes of weights on each load balancer, then web2 drained, killed, and let in again."""
     with Fleet(Options(lb=lb)) as fleet:
         names = [fleet.endpoint(host) for host in fleet.app_hosts]
         with Load(fleet, profile) as load:
-            poll(lambda: len(load.records()) > 300, "the load runs")
+            await_more(load, 300)
             for number, name in itertools.product(range(CHANGES), LOAD_BALANCERS):
                 weights = [{"name": one, "weight": 1 + (number + place) % 10} for place, one in enumerate(names)]
                 driver(fleet, name).change("shop", weights)
+                await_more(load, 30)
             for name in LOAD_BALANCERS:
                 driver(fleet, name).change("shop", [{"name": names[1], "state": "down"}])
             # Nothing may be on web2 any more: its process dies at once.
@@ -50,8 +56,7 @@ def changed_under_load(lb: str, profile: Profile) -> tuple[Fleet, list[Record], 
             fleet.start("web2")
             for name in LOAD_BALANCERS:
                 driver(fleet, name).change("shop", [{"name": names[1], "state": "ready"}])
-            begun = len(load.records())
-            poll(lambda: len(load.records()) > begun + 300, "the load goes on")
+            await_more(load, 300)
         summary = load.summary()
         print(f"\n{lb}, {'no ' if profile.new_connections == 1 else ''}reused connections: {summary.line()}")
         return fleet, load.records(), summary
