@@ -104,7 +104,8 @@ def bucket_of(milliseconds: float) -> str:
 
 def _time(counts: Counts, seconds: str) -> None:
     try:
-        bucket = bucket_of(1000 * float(seconds))
+        # nginx cuts off what is less than a millisecond: 0 is anything below 1.
+        bucket = bucket_of(1000 * float(seconds) + 1)
     except ValueError:
         return
     counts.times[bucket] = counts.times.get(bucket, 0) + 1

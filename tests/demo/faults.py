@@ -12,6 +12,11 @@ LATE_SECONDS = 60
 APPS = 6
 
 
+# Of answers that take a millisecond it takes many until a quarter more is known not to be there.
+TOLERANCE: dict[str, t.Any] = {"ratio": 2, "delta": 0.01, "latency": 3}
+ANALYSIS: dict[str, t.Any] = {"interval": 2, "min_requests": 50, "tolerance": TOLERANCE}
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """``behaviour`` of the app (tests/local_fleet/app.py), in words, and variables of the rollout. ``apps``: hosts of the fleet."""
@@ -35,7 +40,13 @@ def fault(name: str, strategy: str) -> Fault:
             "it takes twice as long",
             {"behaviour": "slow", "rate": 1.0, "delay_ms": 4.0},
             # HAProxy tells means over 1024 requests of each server only, and ten of them take their time; less on fewer servers.
-            {"canary_step_for": 300, "canary_steps": [30], "canary_batches": 1, "canary_max_unavailable": 1},
+            {
+                "canary_step_for": 300,
+                "canary_steps": [30],
+                "canary_batches": 1,
+                "canary_max_unavailable": 1,
+                "rollout_analysis": {**ANALYSIS, "tolerance": {**TOLERANCE, "latency": 1.25}},
+            },
             apps=3,
         ),
         "unhealthy": Fault("it never becomes healthy", {"behaviour": "unhealthy"}, {"rollout_healthy_deadline": 10}),

@@ -50,7 +50,7 @@ SETTINGS: dict[str, t.Any] = {
     "rolling_max_unavailable": 3,
     "rolling_min_healthy_time": 4,
     # A coarser tolerance than the default one: its verdicts take a minute instead of some.
-    "rollout_analysis": {"interval": 2, "min_requests": 50, "tolerance": {"ratio": 2, "delta": 0.01}},
+    "rollout_analysis": faults.ANALYSIS,
     "rollout_probe": {"path": "/health", "interval": 0.2, "rise": 3, "timeout": 1},
 }
 
