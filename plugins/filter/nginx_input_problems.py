@@ -7,18 +7,18 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_role_input import input_problems
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_role_input import input_problems, lua_problems
 
 DOCUMENTATION = r"""
 name: nginx_input_problems
 short_description: Find upstreams and servers that NGINX could not load
 version_added: 0.1.0
 description:
-  - Takes C(nginx_upstreams), C(nginx_servers) and C(nginx_weight) of the role P(steady.rollout.nginx#role), after their types were
-    validated, and returns what is wrong with them, such as a server that is there twice.
+  - Takes C(nginx_upstreams), C(nginx_servers), C(nginx_weight) and C(nginx_lua) of the role P(steady.rollout.nginx#role), after their
+    types were validated, and returns what is wrong with them, such as a server that is there twice.
 author:
   - steady.rollout developers (@steady-rollout)
-positional: _servers, _weight
+positional: _servers, _weight, _lua
 options:
   _input:
     description:
@@ -37,6 +37,11 @@ options:
       - The weight of servers that have none of their own.
     type: int
     required: true
+  _lua:
+    description:
+      - Whether Lua chooses the servers, which does not know all that NGINX does.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -45,7 +50,7 @@ EXAMPLES = r"""
     that: problems | length == 0
     fail_msg: "{{ problems | join(' ') }}"
   vars:
-    problems: "{{ nginx_upstreams | steady.rollout.nginx_input_problems(nginx_servers, nginx_weight) }}"
+    problems: "{{ nginx_upstreams | steady.rollout.nginx_input_problems(nginx_servers, nginx_weight, nginx_lua) }}"
 """
 
 RETURN = r"""
@@ -56,9 +61,10 @@ _value:
 """
 
 
-def _filter(upstreams: t.Any, servers: t.Any, weight: t.Any) -> list[str]:
+def _filter(upstreams: t.Any, servers: t.Any, weight: t.Any, lua: t.Any = False) -> list[str]:
     try:
-        return input_problems(upstreams, servers, weight)
+        found = input_problems(upstreams, servers, weight)
+        return found or (lua_problems(upstreams, servers, weight) if lua else [])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"nginx_input_problems cannot read its input: {error!r}") from error
 

@@ -9,6 +9,7 @@ The values end up in NGINX's configuration, where a space or a semicolon in a na
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import typing as t
 
@@ -19,6 +20,11 @@ NAME = re.compile(r"[A-Za-z0-9_.-]+")
 WORD = re.compile(r"[^\s\"'#;{}\\$]+")
 # Words of a server line that rollouts change, or that have an option of their own here.
 OWN_WORD = re.compile(r"(weight=|down\Z|drain\Z|backup\Z|max_fails=|fail_timeout=|max_conns=)")
+
+# Where Lua chooses the servers, no other line of the upstream may, and what NGINX shares between its workers is of no use.
+METHOD = re.compile(r"\s*(hash|ip_hash|least_conn|least_time|random|sticky|zone|queue|\w+_by_lua\w*)\b")
+# steady_rollout.lua has no more turns than that in a cycle.
+MOST_WEIGHT = 100_000_000
 
 Items = t.Sequence[t.Mapping[str, t.Any]]
 
@@ -35,6 +41,60 @@ def input_problems(upstreams: Items, servers: Items, weight: int) -> list[str]:
         *(problem for upstream in upstreams for problem in _upstream_problems(upstream)),
         *(problem for server in servers for problem in _listener_problems(server, names)),
     ]
+
+
+def lua_problems(upstreams: Items, servers: Items, weight: int) -> list[str]:
+    """As ``input_problems``: what cannot work where Lua chooses the servers, which knows nothing of most words of a server line."""
+    return [
+        *(problem for upstream in upstreams for problem in _lua_upstream_problems(upstream, weight)),
+        *(problem for server in servers for problem in _lua_listener_problems(server)),
+    ]
+
+
+def _lua_listener_problems(server: t.Mapping[str, t.Any]) -> t.Iterator[str]:
+    for line in server.get("options") or []:
+        if line.strip().startswith("log_by_lua") and "steady_rollout" not in line:
+            yield (
+                f"With nginx_lua, {line.split()[0]} of the server that listens on {' and '.join(map(str, server['listen']))} hides "
+                'the one that counts requests in flight: have it call require("steady_rollout").log(), too.'
+            )
+
+
+def _lua_upstream_problems(upstream: t.Mapping[str, t.Any], weight: int) -> t.Iterator[str]:
+    where = f"upstream {upstream['name']}"
+    if str(upstream["name"]).startswith("."):
+        yield f"With nginx_lua, the name of {where} must not begin with a dot: it names a file."
+    for line in upstream.get("options") or []:
+        found = METHOD.match(line)
+        if found:
+            yield f"With nginx_lua, the options of {where} must not have {found[1]}: Lua chooses the servers."
+    for server in upstream["servers"]:
+        yield from _lua_server_problems(f"server {server['name']} of {where}", server)
+    weights = [weight if server.get("weight") is None else server["weight"] for server in upstream["servers"]]
+    if sum(weights) > MOST_WEIGHT:
+        yield f"With nginx_lua, the weights of {where} must not add up to more than {MOST_WEIGHT}."
+
+
+def _lua_server_problems(where: str, server: t.Mapping[str, t.Any]) -> t.Iterator[str]:
+    if not _is_address(canonical(str(server["name"]))):
+        yield f"With nginx_lua, {where} must be an IP address or unix:/PATH: names are not resolved where Lua chooses the server."
+    for word in ("max_fails", "fail_timeout", "max_conns", "backup", "options"):
+        # What says nothing, such as backup: false, is none.
+        if server.get(word) is not None and server[word] is not False and server[word] != "":
+            yield f"With nginx_lua, {where} must have no {word}: Lua chooses the servers, and does not know it."
+
+
+def _is_address(name: str) -> bool:
+    """Whether Lua can connect to it as it is."""
+    if name.startswith("unix:"):
+        return name.startswith("unix:/")
+    host, _colon, port = name.rpartition(":")
+    try:
+        known = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    is_v6 = host.startswith("[") and host.endswith("]") and "%" not in host
+    return (known.version == 6) == is_v6 and 0 < int(port) < 65536
 
 
 def _upstream_problems(upstream: t.Mapping[str, t.Any]) -> t.Iterator[str]:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import socket
+import tempfile
 import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_pending as pending
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_api import Api
 
 from e2e.nginx_host import Nginx, free_port
+from e2e.nginx_lua_lab import FILES, MODULES
 
 Written = t.Callable[..., dict[str, t.Any]]
 
@@ -185,3 +189,97 @@ def test_the_last_servers_that_take_traffic_are_not_removed(nginx: Nginx, port: 
     own(nginx).write_text(text(port, "one").replace("1:2 weight=100", "1:2 weight=100 down"))
     done = write(nginx, text(port, "one").replace("    server 127.0.0.1:1 weight=100;\n", ""))
     assert "upstream shop would have no server left to take traffic" in done["msg"]
+
+
+class Lua:
+    """An nginx that may have Lua choose its servers."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        # Sockets want short paths.
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nl"))
+        modules = "\n".join(f"load_module {MODULES}/{name}_module.so;" for name in ("ndk_http", "ngx_http_lua"))
+        self.nginx = Nginx(folder, main=modules)
+        self.api = Api(str(self.folder / "api.sock"))
+        (folder / "lua").mkdir()
+        self.program = (FILES / "steady_rollout.lua").read_text()
+
+    def text(self, port: int, more: str = "") -> str:
+        servers = "\n".join(
+            f'{{name = "127.0.0.1:{one}", address = "127.0.0.1", port = {one}, weight = 100}},' for one in (1, 2)
+        )
+        return f"""
+lua_package_path "{self.nginx.folder}/lua/?.lua;/usr/share/lua/5.1/?.lua;;";
+lua_shared_dict steady_rollout 4m;
+init_by_lua_block {{
+    require("steady_rollout").load{{dir = "{self.folder}", socket = "{self.folder}/api.sock", upstreams = {{
+["shop"] = {{
+{servers}
+}},
+    }}}}
+}}
+server {{ listen unix:{self.folder}/api.sock; location / {{ content_by_lua_block {{ require("steady_rollout").api() }} }} }}
+upstream shop {{ server 0.0.0.1; balancer_by_lua_block {{ require("steady_rollout").balance("shop") }} }}
+server {{ listen 127.0.0.1:{port}; return 200 lua; {more} }}
+"""
+
+    def write(self, content: str, *flags: str, program: str = "") -> dict[str, t.Any]:
+        # Lua's braces are none of Jinja's.
+        raw = f"{{% raw %}}{program or self.program}{{% endraw %}}"
+        others = [{"path": f"{self.nginx.folder}/lua/steady_rollout.lua", "content": raw}]
+        places = {"lua_state": str(self.folder), "lua_socket": str(self.folder / "api.sock")}
+        return write(self.nginx, content, *flags, others=others, **places)
+
+    def in_force(self) -> dict[str, tuple[int, str]]:
+        servers = self.api.read()["upstreams"]["shop"]["servers"]
+        return {one["name"]: (one["weight"], one["state"]) for one in servers}
+
+    def put(self, name: str, weight: int, state: str) -> None:
+        version = self.api.read()["upstreams"]["shop"]["version"]
+        self.api.put("shop", version, [{"name": name, "weight": weight, "state": state}])
+
+
+@pytest.fixture
+def lua(tmp_path: pathlib.Path) -> t.Iterator[Lua]:
+    made = Lua(tmp_path)
+    with made.nginx:
+        yield made
+    shutil.rmtree(made.folder)
+
+
+def test_weights_and_states_go_to_lua_and_come_back(lua: Lua, port: int) -> None:
+    own(lua.nginx).write_text(text(port, "one").replace("1:2 weight=100", "1:2 weight=9 down"))
+    lua.nginx.start()
+    assert lua.write(lua.text(port), "--check")["changed"] is True
+    assert list(lua.folder.iterdir()) == []
+    done = lua.write(lua.text(port))
+    assert (done["changed"], done["reloaded"]) == (True, True), done["output"]
+    assert lua.in_force() == {"127.0.0.1:1": (100, "ready"), "127.0.0.1:2": (9, "down")}
+    lua.put("127.0.0.1:1", 7, "ready")
+    assert lua.write(lua.text(port))["changed"] is False
+    # Another program is read, too.
+    assert lua.write(lua.text(port), program=f"{lua.program}-- newer\n")["reloaded"] is True
+    moved = {"127.0.0.1:1": (7, "ready"), "127.0.0.1:2": (9, "down")}
+    assert lua.in_force() == moved
+    lua.write(text(port, "one"))
+    lines = [line.strip() for line in own(lua.nginx).read_text().splitlines() if "127.0.0.1:" in line]
+    assert lines[:2] == ["server 127.0.0.1:1 weight=7;", "server 127.0.0.1:2 weight=9 down;"]
+
+
+def test_a_program_or_switch_to_lua_that_does_not_run_is_taken_back(lua: Lua, port: int) -> None:
+    own(lua.nginx).write_text(text(port, "one"))
+    lua.nginx.start()
+    before = seen(lua.nginx)[0]
+    done = lua.write(lua.text(port), program="no Lua")
+    assert "started no new workers in 4 s" in done["msg"]
+    assert (seen(lua.nginx)[0], list((lua.nginx.folder / "lua").iterdir()), list(lua.folder.glob("*.json"))) == (
+        before,
+        [],
+        [],
+    )
+    assert lua.nginx.get(port) == "one"
+
+
+def test_what_nginx_takes_once_is_told_with_its_place(lua: Lua, port: int) -> None:
+    (lua.nginx.folder / "conf.d" / "mine.conf").write_text('lua_package_path "/srv/?.lua;;";')
+    done = lua.write(lua.text(port))
+    assert f"{lua.nginx.folder}/conf.d/mine.conf:1 has lua_package_path, and so would" in done["msg"]

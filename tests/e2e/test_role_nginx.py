@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pathlib
 import typing as t
 from dataclasses import dataclass
@@ -184,6 +185,131 @@ def test_a_configuration_that_does_not_start_is_taken_back(ready: Host, tmp_path
     assert run.code == 2
     assert "its configuration is as it was before" in run.output
     assert ready.read(OWN) == before
+
+
+LUA = shop_with(nginx_lua=True)
+SOCKET = "/run/steady-rollout-nginx/api.sock"
+# One request to the API; prints what is in force.
+TELL = f"""
+import http.client, json, socket, sys
+def ask(method, path, body=None):
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect({SOCKET!r})
+    connection.request(method, path, body)
+    return json.load(connection.getresponse())
+def servers():
+    return ask("GET", "/")["upstreams"]["shop"]
+if sys.argv[1:]:
+    ask("PUT", "/upstreams/shop", json.dumps(dict(version=servers()["version"], servers=json.loads(sys.argv[1]))))
+print(json.dumps(dict((one["name"], [one["weight"], one["state"]]) for one in servers()["servers"])))
+"""
+
+
+def in_force(host: Host, **servers: tuple[int, str]) -> dict[str, list[t.Any]]:
+    """{server: [weight, state]} as Lua has it, after some were changed."""
+    asked = [{"name": WEBS[name], "weight": weight, "state": state} for name, (weight, state) in servers.items()]
+    told = host.run("python3", "-c", TELL, *([json.dumps(asked)] if asked else [])).stdout
+    return t.cast("dict[str, list[t.Any]]", json.loads(told))
+
+
+def lines_of(host: Host) -> list[str]:
+    return [line.strip() for line in host.read(OWN).splitlines() if line.strip().startswith("server 127")]
+
+
+@dataclass
+class UnderLua:
+    """A host whose NGINX had a server out of rotation when Lua took over."""
+
+    host: Host
+    files: Run
+    checked: Run
+    written_by_check: set[str]
+    first: Run
+    second: Run
+    workers: tuple[set[str], set[str]]  # before the second run and after it
+
+
+@pytest.fixture(scope="module")
+def under_lua(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[UnderLua]:
+    folder = tmp_path_factory.mktemp("lua")
+    with Host(image_of(NEWEST)) as host:
+        files = apply(host, folder, SHOP)
+        assert files.code == 0, files.output
+        host.write(OWN, host.read(OWN).replace("22:8080 weight=100;", "22:8080 weight=9 down;"))
+        host.run("systemctl", "reload", "nginx")
+        before = written(host)
+        checked = apply(host, folder, LUA, "--check")
+        after = written(host)
+        first = apply(host, folder, LUA)
+        assert first.code == 0, first.output
+        running = workers(host)
+        second = apply(host, folder, LUA)
+        yield UnderLua(host, files, checked, after - before, first, second, (running, workers(host)))
+
+
+def test_lua_takes_over_and_a_server_that_is_down_stays_down(under_lua: UnderLua) -> None:
+    host = under_lua.host
+    assert "required:" not in under_lua.first.output
+    assert in_force(host) == {WEBS["web1"]: [100, "ready"], WEBS["web2"]: [9, "down"]}
+    assert answers(host) == {"web1"}
+    assert '"ph":"shop","up":"127.0.0.21:8080"' in host.read(LOG)
+    assert under_lua.second.changed == 0, under_lua.second.output
+    assert under_lua.workers[0] == under_lua.workers[1]
+
+
+def test_check_mode_tells_that_lua_would_be_installed_and_changes_nothing(under_lua: UnderLua) -> None:
+    assert under_lua.checked.code == 0, under_lua.checked.output
+    assert under_lua.checked.changed > 0
+    assert under_lua.written_by_check == set()
+
+
+def test_what_lua_was_told_survives_the_role_a_restart_and_a_kill(under_lua: UnderLua, tmp_path: pathlib.Path) -> None:
+    host = under_lua.host
+    moved = in_force(host, web1=(7, "ready"), web2=(3, "ready"))
+    assert moved == {WEBS["web1"]: [7, "ready"], WEBS["web2"]: [3, "ready"]}
+    again = apply(host, tmp_path, LUA)
+    assert (again.code, again.changed, in_force(host)) == (0, 0, moved), again.output
+    host.run("systemctl", "restart", "nginx")
+    assert in_force(host) == moved
+    host.run("pkill", "--signal", "KILL", "nginx")
+    host.run("sh", "-c", "until systemctl is-failed --quiet nginx; do sleep 0.1; done")
+    host.run("systemctl", "start", "nginx")
+    assert in_force(host) == moved
+    assert host.run("stat", "--format", "%U %a", SOCKET.rpartition("/")[0]).stdout.strip() == "root 700"
+    assert answers(host) == {"web1", "web2"}
+
+
+@pytest.mark.long
+def test_a_server_that_lua_has_down_stays_down_without_it_and_lua_comes_back(
+    under_lua: UnderLua, tmp_path: pathlib.Path
+) -> None:
+    host = under_lua.host
+    moved = in_force(host, web1=(5, "down"), web2=(4, "ready"))
+    back = apply(host, tmp_path, SHOP)
+    assert back.code == 0, back.output
+    assert lines_of(host) == ["server 127.0.0.21:8080 weight=5 down;", "server 127.0.0.22:8080 weight=4;"]
+    assert answers(host) == {"web2"}
+    again = apply(host, tmp_path, LUA)
+    assert (again.code, in_force(host)) == (0, moved), again.output
+
+
+@pytest.mark.long
+def test_check_mode_tells_a_change_of_what_lua_is_told(under_lua: UnderLua, tmp_path: pathlib.Path) -> None:
+    host = under_lua.host
+    before = (host.read(OWN), workers(host), written(host))
+    run = apply(host, tmp_path, {**LUA, "nginx_weight": 50}, "--check", "--diff")
+    assert (run.code, run.changed) == (0, 1), run.output
+    assert "weight = 50}" in run.output
+    assert (host.read(OWN), workers(host), written(host)) == before
+
+
+@pytest.mark.long
+def test_a_release_without_the_lua_module_is_told_so(tmp_path: pathlib.Path) -> None:
+    with Host(image_of("bullseye")) as host:
+        run = apply(host, tmp_path, LUA)
+    assert run.code == 2
+    assert "nginx_lua needs the packages libnginx-mod-http-lua and lua-resty-core" in run.output
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import re
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_kept import NginxKeepError, kept
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, READY
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_config import Setting
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, DRAIN, READY
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import replaced
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
     NginxConfigError,
@@ -25,7 +26,7 @@ PATH = "/etc/nginx/conf.d/shop.conf"
 
 
 def keep(new: str, old: str) -> str:
-    return kept(PATH, new.encode(), old.encode()).decode()
+    return kept(PATH, new.encode(), old.encode(), {}).text.decode()
 
 
 def written(names: list[str], upstream: str = "shop") -> str:
@@ -69,6 +70,47 @@ def test_an_upstream_that_had_no_server_that_takes_traffic_may_stay_so() -> None
 def test_what_cannot_be_read_is_told_with_the_file() -> None:
     with pytest.raises(NginxConfigError, match=f"in {re.escape(PATH)}:1"):
         keep("upstream a {", written(["a"]))
+
+
+def under_lua(names: list[str]) -> str:
+    """The same by Lua, as the role writes it."""
+    lines = "\n".join(f'{{name = "{name}:80", address = "{name}", port = 80, weight = 100}},' for name in names)
+    load = f'init_by_lua_block {{ require("steady_rollout").load{{ upstreams = {{\n["shop"] = {{\n{lines}\n}},\n}}}} }}'
+    return f"{load}\nupstream shop {{ server 0.0.0.1; balancer_by_lua_block {{ }} }}\n"
+
+
+def test_lua_finds_weights_and_states_that_were_on_the_lines() -> None:
+    old = "upstream shop { server a:80 weight=7; server b:80 down weight=3; server gone:80 backup; }"
+    found = kept(PATH, under_lua(["a", "b", "new"]).encode(), old.encode(), {})
+    assert found.text.decode() == under_lua(["a", "b", "new"])
+    assert found.states == {
+        "shop": {"a:80": Setting(7, READY), "b:80": Setting(3, DOWN), "gone:80": Setting(1, READY)},
+    }
+
+
+def test_lines_get_weights_and_states_that_lua_kept_and_else_those_of_its_configuration() -> None:
+    states = {"shop": {"a:80": Setting(7, READY), "b:80": Setting(3, DRAIN), "gone:80": Setting(5, DOWN)}}
+    found = kept(PATH, written(["a", "b", "c", "new"]).encode(), under_lua(["a", "b", "c"]).encode(), states)
+    assert [line.strip() for line in found.text.decode().splitlines() if "server " in line] == [
+        "server a:80 weight=7 max_fails=1;",
+        "server b:80 weight=3 max_fails=1 down;",
+        "server c:80 weight=100 max_fails=1;",
+        "server new:80 weight=100 max_fails=1;",
+    ]
+    assert found.states == {}
+
+
+def test_lua_goes_on_with_what_it_has() -> None:
+    states = {"shop": {"a:80": Setting(7, DOWN)}}
+    found = kept(PATH, under_lua(["a", "b", "c"]).encode(), under_lua(["a", "b"]).encode(), states)
+    assert (found.text.decode(), found.states) == (under_lua(["a", "b", "c"]), {})
+
+
+@pytest.mark.parametrize("new", [under_lua(["a"]), written(["a"])])
+def test_an_upstream_under_lua_is_not_left_with_servers_that_take_nothing(new: str) -> None:
+    states = {"shop": {"a:80": Setting(7, DOWN)}}
+    with pytest.raises(NginxKeepError, match="upstream shop would have no server left to take traffic"):
+        kept(PATH, new.encode(), under_lua(["a", "b"]).encode(), states)
 
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, unique=True)
