@@ -128,7 +128,10 @@ def play(hosts: t.Sequence[str], **changes: t.Any) -> Play:
 
 
 def reach(*lbs: str) -> dict[str, dict[str, str]]:
-    return {lb: {"provider": "haproxy", "socket": f"/run/{lb}.sock", "config": f"/etc/{lb}", "state_dir": f"/var/{lb}"} for lb in lbs}
+    return {
+        lb: {"provider": "haproxy", "socket": f"/run/{lb}.sock", "config": f"/etc/{lb}", "state_dir": f"/var/{lb}"}
+        for lb in lbs
+    }
 
 
 def targets(own: t.Mapping[str, t.Mapping[str, t.Any]], **control: t.Any) -> Targets:

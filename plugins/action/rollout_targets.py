@@ -47,7 +47,10 @@ class ActionModule(RolloutAction):
         control["limit"] = play.limit
         # A host that does not answer still has its place on the load balancers, by what the inventory says of it.
         own = {
-            host: {**(given.get("own") or self._from_inventory(hostvars[host])), "host": hostvars[host].get("ansible_host")}
+            host: {
+                **(given.get("own") or self._from_inventory(hostvars[host])),
+                "host": hostvars[host].get("ansible_host"),
+            }
             for host, given in told.items()
         }
         names = control["load_balancers"] if isinstance(control["load_balancers"], (list, tuple)) else []

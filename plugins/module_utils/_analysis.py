@@ -88,7 +88,9 @@ def analyse(
         slow = {}
     averages = _averages(judge["sides"], servers)
     counts = Counts(*requests_and_errors(grown["canary"]), *stable)
-    state = _judge.take(settings, state, Poll({ERRORS: counts}, slow.get("canary", ()), slow.get("stable", ()), averages))
+    state = _judge.take(
+        settings, state, Poll({ERRORS: counts}, slow.get("canary", ()), slow.get("stable", ()), averages)
+    )
     evidence = _judge.evidence(settings, state)
     return Analysis(
         _judge.verdict(settings, state),

@@ -23,7 +23,6 @@ class LoadBalancerError(Exception):
     """What was asked, what the load balancer said or did, what to do next: one or two sentences for a person."""
 
 
-
 class Reading(t.NamedTuple):
     """``admin``: whether servers can be changed this way. ``backends``: {name: {mode, algorithm, servers}}.
 

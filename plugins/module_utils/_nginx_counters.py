@@ -44,9 +44,7 @@ class Counted(t.NamedTuple):
         """{server: counts as Counts.as_dict()} of an upstream; also what the log attributes to no upstream."""
         tallies = [self.tally.get(name, {}) for name in (upstream.lower(), "")]
         servers = dict.fromkeys(server for tally in tallies for server in tally)
-        return {
-            server: merged(tally[server] for tally in tallies if server in tally).as_dict() for server in servers
-        }
+        return {server: merged(tally[server] for tally in tallies if server in tally).as_dict() for server in servers}
 
 
 def counted(path: str) -> Counted:
@@ -68,7 +66,9 @@ def _counted(path: str, kept: str) -> Counted:
     offsets = {identity: offset if offset <= ends[identity] else 0 for identity, offset in offsets.items()}
     if not known or sum(ends[identity] - offsets[identity] for identity in ends) > LONGEST_BYTES:
         known = {"since": uuid.uuid4().hex, "files": {}, "tally": {}}
-        offsets = {identity: end if files[identity] != path else max(0, end - FIRST_BYTES) for identity, end in ends.items()}
+        offsets = {
+            identity: end if files[identity] != path else max(0, end - FIRST_BYTES) for identity, end in ends.items()
+        }
     tally = {
         upstream: {server: Counts.from_dict(counts) for server, counts in servers.items()}
         for upstream, servers in known["tally"].items()

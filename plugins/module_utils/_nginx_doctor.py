@@ -35,4 +35,6 @@ def _configuration(lb: Seen) -> t.Iterator[Finding]:
         return
     for found in lb.configuration["findings"]:
         severity = ERROR if found["required"] else WARNING
-        yield Finding(f"nginx-{found['code']}", severity, found["problem"], found["line"], lb.name, where=found["where"])
+        yield Finding(
+            f"nginx-{found['code']}", severity, found["problem"], found["line"], lb.name, where=found["where"]
+        )

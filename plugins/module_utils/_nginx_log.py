@@ -58,9 +58,7 @@ def count(line: bytes, tally: Tally) -> bool:
         tried = _elements(entry["up"])
         connects = _elements(entry["uc"])
         is_http = "us" in entry
-        statuses, headers, answered = (
-            (_elements(entry[key]) for key in ("us", "uh", "ur")) if is_http else ([], [], [])
-        )
+        statuses, headers, answered = (_elements(entry[key]) for key in ("us", "uh", "ur")) if is_http else ([], [], [])
         final = int(entry["st"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return False

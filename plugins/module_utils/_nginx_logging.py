@@ -120,7 +120,7 @@ def _places(nodes: Nodes, kind: str, logs: Nodes, around: str = "") -> t.Iterato
         yield Place(around, own[-1], logs)
     target = passes[-1].target if passes else around
     for node in nodes:
-        if node.nodes and node.name != "upstream":
+        if node.name != "upstream" and node.nodes:
             yield from _places(node.nodes, kind, logs, target if node.name in PARTS else "")
 
 

@@ -32,6 +32,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers impo
     Server,
     aimed,
     as_dicts,
+    check_safe,
     check_wanted,
     gaining,
     leaving,
@@ -124,12 +125,7 @@ class NginxLuaDriver:
         check_wanted(servers)
 
     def check_safe(self, safe: t.Mapping[str, t.Any]) -> None:
-        for name, values in safe.items():
-            if not isinstance(values, dict) or not isinstance(values.get("weight"), (int, type(None))):
-                raise Refused(
-                    f"the safe state of server {name} is {values!r}, which is no whole number as weight with a state"
-                )
-            check_wanted([{**values, "name": name}])
+        check_safe(safe)
 
     def change(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> Changed:
         self.check(backend, servers)

@@ -167,13 +167,13 @@ def _is_unread(nginx: Nginx, master: Process | None) -> bool:
 def _before(nginx: Nginx, file: File) -> bytes | None:
     """What is there."""
     seen = _Including(nginx.config, file.path)
-    top = tree(nginx.config, seen)
+    http = within(tree(nginx.config, seen), "http")
     if not seen.included_it:
         raise NginxChangeError(
             f"{nginx.config} does not include {file.path}, so it would change nothing; add to http in {nginx.config}: "
             f"include {os.path.dirname(file.path)}/*.conf;"
         )
-    _refuse_twice(within(top, "http"), file)
+    _refuse_twice(http, file)
     return seen.read(file.path) if os.path.exists(file.path) else None
 
 

@@ -75,7 +75,9 @@ def end(workers: t.Sequence[Process], seconds: float) -> None:
                 os.kill(one.pid, signal.SIGTERM)
     while any(is_running(one) for one in workers):
         if time.monotonic() >= deadline:
-            raise NginxProcessError(f"workers {', '.join(str(one.pid) for one in workers)} of nginx were told to end, and did not")
+            raise NginxProcessError(
+                f"workers {', '.join(str(one.pid) for one in workers)} of nginx were told to end, and did not"
+            )
         time.sleep(LOOK_SECONDS)
 
 

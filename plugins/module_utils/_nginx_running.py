@@ -10,9 +10,10 @@ import os
 import re
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_build as build
+from ansible_collections.steady.rollout.plugins.module_utils import _nginx_lines as lines
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_pending as pending
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
@@ -20,7 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_change impor
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_files import DiskFiles
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_process import NginxProcessError, Process
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_readiness import keeps_idle
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DRAIN, Server
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import Server
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import Splice, replaced
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_tree import tree
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
@@ -29,8 +30,12 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream imp
     algorithm_of,
     edits,
     find,
+    reads_as,
+    rewrite,
     upstreams,
+    written,
 )
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import Server as Line
 from ansible_collections.steady.rollout.plugins.module_utils._program import run
 
 PROGRAMS = ("nginx", "/usr/sbin/nginx", "/usr/local/nginx/sbin/nginx")
@@ -74,19 +79,30 @@ class Running:
         folders = {os.path.dirname(os.path.realpath(path)) for path in self.files.paths}
         return all(os.access(folder, os.W_OK) for folder in folders) and os.geteuid() in (0, _owner(self.master))
 
-    def serve(self, backend: str, wanted: t.Sequence[Server]) -> None:
-        """Bring the lines of servers to what is wanted, and have them served. Raises LoadBalancerError; then nothing was changed."""
+    def serve(self, backend: str, wanted: t.Sequence[Server]) -> Running:
+        """Bring the lines of servers to what is wanted, have them served, and read them back. Raises LoadBalancerError, and then nothing was
+        changed, unless the message says so."""
         aims = {one.name: one for one in wanted}
+        notes = lines.known(self.nginx.config)
         splices: dict[str, list[Splice]] = {}
+        old: dict[str, bytes] = {}
         for line in find(self.upstreams, backend).servers:
             aim = aims.get(line.key)
-            if aim is not None:
-                path = os.path.realpath(line.path)
-                splices.setdefault(path, []).extend(edits(self.files.read(line.path), line, aim.weight, aim.state))
-        old = {os.path.realpath(path): self.files.read(path) for path in self.files.paths}
-        old = {path: data for path, data in old.items() if path in splices}
-        new = {path: replaced(data, sorted(splices[path])) for path, data in old.items()}
+            if aim is None or (aim.weight, aim.state) == (line.weight, line.state):
+                continue
+            path, data = os.path.realpath(line.path), self.files.read(line.path)
+            splices.setdefault(path, []).extend(_edited(notes, path, data, line, aim))
+            old[path] = data
+        new = {path: replaced(data, splices[path]) for path, data in old.items()}
         change(self.nginx, old, new)
+        lines.keep(self.nginx.config, notes)
+        for path, data in new.items():
+            with open(path, "rb") as stream:
+                if stream.read() != data:
+                    raise NginxConfigError(
+                        f"read back, {path} is not what was written just now: somebody else changes it, too"
+                    )
+        return replace(self, is_loaded=True)
 
     def as_dict(self) -> dict[str, t.Any]:
         """``uptime``: seconds since the master started."""
@@ -109,6 +125,21 @@ class Installed(t.NamedTuple):
     prefix: str
     master: Process | None
     silence: str
+
+
+def _edited(notes: lines.Notes, path: str, data: bytes, line: Line, aim: Server) -> list[Splice]:
+    """What makes a line what is wanted: the line that it once was, where that is the same. Notes it."""
+    wanted, key, now = (aim.weight, aim.state), lines.key_of(path, line.key), written(data, line)
+    original, made = notes.get(key, (now, now))
+    if made != now:
+        original = now  # somebody else has written it since
+    back = [rewrite(line, original)]
+    splices = back if reads_as(data, line, back) == wanted else edits(data, line, *wanted)
+    if reads_as(data, line, splices) != wanted:
+        raise NginxConfigError(f"the line of {line.address} in {line.path} cannot be edited; nothing was changed")
+    start = line.directive.start
+    notes[key] = (original, replaced(now, [(low - start, high - start, text) for low, high, text in splices]))
+    return splices
 
 
 def running(config: str, reload_seconds: float) -> Running:
@@ -149,7 +180,7 @@ def _built(programs: t.Sequence[str]) -> tuple[str, build.Build]:
     raise LoadBalancerError("there is no program nginx on this host")
 
 
-def _server(line: t.Any) -> Server:
+def _server(line: Line) -> Server:
     found = _PORT.match(line.key)
     unix = line.key.startswith("unix:")
     address, port = (line.key, None) if unix or not found else (found[1], int(found[2]))

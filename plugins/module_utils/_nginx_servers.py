@@ -74,6 +74,16 @@ def check_wanted(wanted: t.Sequence[t.Mapping[str, t.Any]]) -> None:
             raise Refused(f"server {name}: state {state!r} is not one of {', '.join(STATES)}")
 
 
+def check_safe(safe: t.Mapping[str, t.Any]) -> None:
+    """Refuse what is no safe state: `{server: {weight, state}}`."""
+    for name, values in safe.items():
+        if not isinstance(values, dict) or not isinstance(values.get("weight"), (int, type(None))):
+            raise Refused(
+                f"the safe state of server {name} is {values!r}, which is no whole number as weight with a state"
+            )
+        check_wanted([{**values, "name": name}])
+
+
 def aimed(
     upstream: str,
     servers: t.Sequence[Server],
@@ -112,7 +122,9 @@ def _refuse_outage(upstream: str, before: t.Sequence[Server], after: t.Sequence[
                 f"upstream {upstream} would have only backup servers left; set allow_backup: true if that is meant"
             )
         return
-    raise Refused(f"upstream {upstream} would have no server left to take traffic; set allow_empty: true if that is meant")
+    raise Refused(
+        f"upstream {upstream} would have no server left to take traffic; set allow_empty: true if that is meant"
+    )
 
 
 def gaining(before: t.Sequence[Server], after: t.Sequence[Server]) -> list[Server]:
@@ -139,7 +151,9 @@ def restored(
         target = safe.get(server.name)
         back = server if target is None else _aimed(server, target, drains=server.state == DRAIN)
         if server.name in down and back.state == READY:
-            out[server.name] = f"{down[server.name]}, so it stays {server.state}" if server.state != READY else down[server.name]
+            out[server.name] = (
+                f"{down[server.name]}, so it stays {server.state}" if server.state != READY else down[server.name]
+            )
             back = server if server.state != READY else back
         after.append(back)
     if not any(server.usable and server.name not in down for server in after):

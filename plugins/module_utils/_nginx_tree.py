@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 from dataclasses import dataclass, field
 
@@ -15,14 +16,19 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream imp
 
 @dataclass(frozen=True)
 class Node:
-    """A directive. ``words``: those after its name; ``path``, ``data``: the file that it is in; ``nodes``: what is in its block."""
+    """A directive. ``words``: those after its name; ``path``, ``data``: the file that it is in."""
 
     name: str
     words: tuple[str, ...]
     path: str
     start: int
     data: bytes = field(repr=False)
-    nodes: tuple[Node, ...] = ()
+    inside: t.Callable[[], Nodes] = field(repr=False, compare=False)
+
+    @functools.cached_property
+    def nodes(self) -> Nodes:
+        """What is in its block, read when it is looked at: an upstream may have ten thousand servers. Raises NginxConfigError."""
+        return self.inside()
 
     @property
     def where(self) -> str:
@@ -35,15 +41,12 @@ Nodes = tuple[Node, ...]
 
 
 def tree(main: str, files: Files) -> Nodes:
-    """The directives at the main level. Each file is parsed once, however often it is included. Raises NginxConfigError."""
-    parsed: dict[str, tuple[Directive, ...]] = {}
+    """The directives at the main level. Raises NginxConfigError."""
 
     def of_file(path: str, depth: int) -> t.Iterator[Node]:
         if depth > DEEPEST:
             raise NginxConfigError(f"{path} is included {depth} levels deep: does a file include itself?")
-        if path not in parsed:
-            parsed[path] = _parsed(path, files)
-        return of_block(parsed[path], path, depth)
+        yield from of_block(_parsed(path, files), path, depth)
 
     def of_block(directives: t.Iterable[Directive], path: str, depth: int) -> t.Iterator[Node]:
         data = files.read(path)
@@ -53,8 +56,10 @@ def tree(main: str, files: Files) -> Nodes:
                 for included in files.included(words[0]):
                     yield from of_file(included, depth + 1)
                 continue
-            nodes = tuple(of_block(directive.block or (), path, depth))
-            yield Node(name, tuple(words), path, directive.start, data, nodes)
+            yield Node(name, tuple(words), path, directive.start, data, inside(directive, path, depth))
+
+    def inside(directive: Directive, path: str, depth: int) -> t.Callable[[], Nodes]:
+        return lambda: tuple(of_block(directive.block or (), path, depth))
 
     return tuple(of_file(main, 0))
 

@@ -20,17 +20,16 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax impor
     NginxSyntaxError,
     Splice,
     parse,
+    replaced,
 )
 
 HTTP, STREAM = "http", "stream"
 ALGORITHMS = ("hash", "ip_hash", "least_conn", "least_time", "random")
 # Includes within includes; nginx itself has no limit, and a file that includes itself never ends.
 DEEPEST = 50
-_LIMIT = re.compile(rb"max_conns=([0-9]+)\Z")
 _WEIGHT = re.compile(rb"weight=([0-9]+)\Z")
 _PORT = re.compile(r"(?:\]|^[^\[\]:]*):[0-9]+\Z")
 _BLANK = b" \t"
-
 
 
 class NginxConfigError(LoadBalancerError):
@@ -62,11 +61,7 @@ class Server:
     state: str
     backup: bool
     max_connections: int | None
-
-    @property
-    def key(self) -> str:
-        """The address in one form for all ways to write it."""
-        return canonical(self.address)
+    key: str  # the address in one form for all ways to write it
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,9 @@ def find(known: t.Sequence[Upstream], name: str) -> Upstream:
     if named:
         places = " and ".join(f"{one.kind} ({one.path})" for one in named)
         ways = " or ".join(f"{kind}/{name}" for kind in dict.fromkeys(one.kind for one in named))
-        raise NginxConfigError(f"upstream {name} is there {len(named)} times, in {places}; say which one is meant: {ways}")
+        raise NginxConfigError(
+            f"upstream {name} is there {len(named)} times, in {places}; say which one is meant: {ways}"
+        )
     others = ", ".join(sorted({one.name for one in known})) or "none at all"
     raise NginxConfigError(f"there is no upstream {name}; the configuration has {others}")
 
@@ -146,6 +143,14 @@ def edits(data: bytes, server: Server, weight: int | None = None, state: str | N
     return splices
 
 
+def reads_as(data: bytes, server: Server, splices: t.Sequence[Splice]) -> tuple[int, str]:
+    """The weight and the state that its line has once it is edited."""
+    start, end = server.directive.start, server.directive.end
+    (directive,) = parse(replaced(data[start:end], [(low - start, high - start, new) for low, high, new in splices]))
+    after = _server(server.path, directive)
+    return after.weight, after.state
+
+
 def written(data: bytes, server: Server) -> bytes:
     """A server's line as it is in ``data``, for ``rewrite``."""
     return data[server.directive.start : server.directive.end]
@@ -174,19 +179,20 @@ def _after_blank(data: bytes, start: int) -> int:
 def _server(path: str, directive: Directive) -> Server:
     if len(directive.words) < 2:
         raise NginxConfigError(f"a server of an upstream in {path} has no address")
-    values = [word.value for word in directive.words[2:]]
-    weights = [found[1] for found in map(_WEIGHT.match, values) if found]
-    limits = [int(found[1]) for found in map(_LIMIT.match, values) if found]
-    state = DOWN if b"down" in values else DRAIN if b"drain" in values else READY
-    return Server(
-        path=path,
-        directive=directive,
-        address=_text(directive.words[1].value),
-        weight=int(weights[-1]) if weights else 1,
-        state=state,
-        backup=b"backup" in values,
-        max_connections=limits[-1] or None if limits else None,
-    )
+    address = _text(directive.words[1].value)
+    weight, state, backup, limit = 1, READY, False, 0
+    # Plain steps: there may be ten thousand of them.
+    for word in directive.words[2:]:
+        value = word.value
+        if value.startswith(b"weight=") and value[7:].isdigit():
+            weight = int(value[7:])
+        elif value == b"down" or (value == b"drain" and state == READY):
+            state = DOWN if value == b"down" else DRAIN
+        elif value.startswith(b"max_conns=") and value[10:].isdigit():
+            limit = int(value[10:])
+        elif value == b"backup":
+            backup = True
+    return Server(path, directive, address, weight, state, backup, limit or None, canonical(address))
 
 
 Step = tuple[str, Directive, tuple[str, ...]]

@@ -39,7 +39,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_state impo
 from ansible_collections.steady.rollout.plugins.module_utils._strategies import steps_of
 from ansible_collections.steady.rollout.plugins.module_utils._targets import ROLLS_OUT, Refused, Targets, lowered, some
 
-
 # Why servers cannot be changed, and what to do.
 _NOT_ADMIN = {
     "haproxy": "the socket {lb.socket} may not change servers; use one of `level admin`",
@@ -525,8 +524,7 @@ def _decide_rollback(
     )
     now = {name: _fleet.found(present[name], targets.backends) for name in untouched}
     lbs = tuple(
-        replace(lb, found=recovery.found.get(lb.name) or now.get(lb.name) or recovery.any_found)
-        for lb in targets.lbs
+        replace(lb, found=recovery.found.get(lb.name) or now.get(lb.name) or recovery.any_found) for lb in targets.lbs
     )
     run = recovery.run(rollout_id, lbs, targets.settings, present, addresses_of(targets, recovery.plan.members))
     _refuse_other_deploy(recovery, run, targets)

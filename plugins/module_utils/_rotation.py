@@ -69,7 +69,9 @@ def _tell(lb: LoadBalancer, backend: str, names: t.Sequence[str], action: str, s
     return {
         **how_to_reach(lb),
         "backend": backend,
-        "servers": [{"name": name, "state": OUT_AT.get(lb.provider, OUT) if action == "drain" else IN} for name in names],
+        "servers": [
+            {"name": name, "state": OUT_AT.get(lb.provider, OUT) if action == "drain" else IN} for name in names
+        ],
         "drain_timeout": drain_timeout,
         "on_drain_timeout": settings.on_drain_timeout,
         "health_timeout": settings.health_timeout,

@@ -254,11 +254,7 @@ def _run(targets: Targets, recovery: Recovery) -> Run:
         mode=FORWARD,
         action="undo" if recovery.undoing else "deploy",
         plan=recovery.plan,
-        lbs=tuple(
-            replace(reach[name], found=found)
-            for name, found in recovery.found.items()
-            if name in reach
-        ),
+        lbs=tuple(replace(reach[name], found=found) for name, found in recovery.found.items() if name in reach),
         settings=targets.settings,
         releases=recovery.current,
         previous=recovery.target,
@@ -637,7 +633,7 @@ def _wrong(one: t.Mapping[str, t.Any]) -> tuple[str, str] | None:
         seen = ", ".join(_plain(one[name]) for name in ("status", "last_check") if one[name])
         return f"should carry traffic and is down ({seen or 'no status'})", "see why its health check fails"
     if wanted is not None and carrying and wanted["weight"] not in (None, one["weight"]):
-        do = "release again, or set it with steady.rollout.haproxy_backend: a reload forgot it, or somebody changed it"
+        do = "release again, or set it with steady.rollout.haproxy_backend or nginx_upstream: a reload forgot it, or somebody changed it"
         return f"has weight {one['weight']} instead of {wanted['weight']}", do
     return None
 

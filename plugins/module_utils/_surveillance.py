@@ -84,7 +84,9 @@ def poll(
         counted = _counted_before(judge["past"], readings_of, past["lbs"])
         polls = int(-(-watch["seconds"] // watch["interval"]))
         before_it = _analysis.past_of(_watch.total(counted.values()), polls, past["dealt"])
-        analysis = _analysis.analyse(judge, analysed or judge["state"], verdict.grown, servers, before_it, verdict.times)
+        analysis = _analysis.analyse(
+            judge, analysed or judge["state"], verdict.grown, servers, before_it, verdict.times
+        )
         analysed, past = analysis.state, {"lbs": counted, "dealt": analysis.past.dealt}
         decided, reason, line = _compared(watch, analysis, verdict, metrics, elapsed)
     if any(unanswered.values()) and decided != "fail" and elapsed < watch["longest"]:

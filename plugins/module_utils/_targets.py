@@ -235,7 +235,9 @@ def _named_by_address(host: str, given: t.Mapping[str, t.Any]) -> dict[str, t.An
 
 
 def _reached(name: str, reach: t.Mapping[str, t.Any]) -> LoadBalancer:
-    return LoadBalancer(name, str(reach["provider"]), str(reach["socket"]), str(reach["config"]), str(reach["state_dir"]))
+    return LoadBalancer(
+        name, str(reach["provider"]), str(reach["socket"]), str(reach["config"]), str(reach["state_dir"])
+    )
 
 
 def _check_reach(play: Play, names: t.Sequence[str], reach: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:

@@ -123,7 +123,7 @@ servers:
           type: int
     latencies:
       description:
-        - How long answers took, as V({upper bound in ms: answers}); each answer is in one of them, and bounds lie 5 % apart. Null without
+        - How many answers took how long, by the upper bound in ms; each answer is in one of them, and bounds lie 1 ms or 5 % apart. Null without
           a log.
       type: dict
     backup:

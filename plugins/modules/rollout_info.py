@@ -118,9 +118,9 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._fence import Records, boot_time, looked_at
 from ansible_collections.steady.rollout.plugins.module_utils._guard_lock import is_running
-from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_module import COMMON_OPTIONS, driver_of
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.module_utils._state_dir import unusable

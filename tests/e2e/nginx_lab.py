@@ -22,6 +22,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_process impo
 
 from e2e.lab import App
 from local_fleet.polling import poll
+from local_fleet.supervisor import is_running
 
 CONFIG = """
 user root;
@@ -116,13 +117,15 @@ class NginxLab:
         return len(self.workers()) == 2
 
     def kill(self) -> None:
-        """All its processes at once."""
-        with contextlib.suppress(NginxProcessError):
-            for worker in process.workers_of(self.master()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGKILL)
+        """All its processes at once. It has no time to start a worker in the place of one that is gone."""
+        self.process.send_signal(signal.SIGSTOP)
+        workers = [one.pid for one in process.workers_of(process.Process(self.process.pid, 0, 0, ""))]
         self.process.kill()
         self.process.wait()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        poll(lambda: not any(is_running(pid) for pid in workers), "its workers are gone")
 
     def master(self) -> process.Process:
         return process.master_of(str(self.dir / "nginx.pid"))
@@ -138,7 +141,11 @@ class NginxLab:
 
     def log(self) -> str:
         names = ("output", "error.log")
-        return "".join((self.dir / name).read_text(errors="replace")[-2000:] for name in names if (self.dir / name).exists())
+        return "".join(
+            (self.dir / name).read_text(errors="replace")[-2000:] for name in names if (self.dir / name).exists()
+        )
 
     def driver(self, **options: t.Any) -> NginxDriver:
-        return NginxDriver(str(self.config), **{"timeout": 20.0, "health_timeout": 5.0, "drain_timeout": 10.0, **options})
+        return NginxDriver(
+            str(self.config), **{"timeout": 20.0, "health_timeout": 5.0, "drain_timeout": 10.0, **options}
+        )

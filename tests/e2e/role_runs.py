@@ -50,5 +50,7 @@ def apply(role: str, host: Host, folder: pathlib.Path, variables: t.Mapping[str,
 def written(host: Host) -> set[str]:
     """The files that differ from the image, without what every run of Ansible and the system itself write."""
     done = subprocess.run(["docker", "diff", host.id], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
-    passing = re.compile(r". /(root|run|tmp|var/cache/apt|var/log|var/tmp|var/lib/systemd|etc/machine-id)\b|.*__pycache__|C ")
+    passing = re.compile(
+        r". /(root|run|tmp|var/cache/apt|var/log|var/tmp|var/lib/systemd|etc/machine-id)\b|.*__pycache__|C "
+    )
     return {line for line in done.stdout.splitlines() if not passing.match(line)}

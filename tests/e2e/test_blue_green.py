@@ -249,6 +249,7 @@ def test_two_slots_on_one_host_are_two_colours(start_rollouts: t.Callable[..., R
 # --- Reloads
 
 
+@pytest.mark.long
 def test_a_load_balancer_may_be_reloaded_during_the_bake(blue_green: Rollouts) -> None:
     load = blue_green.load()
     running = blue_green.start("blue_green", rollout_hosts="app", rollout_release="2.0.0", blue_green_bake=5)

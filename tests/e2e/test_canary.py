@@ -216,6 +216,7 @@ def test_counters_that_begin_anew_are_no_errors_and_take_nothing_back(troubled: 
     assert requests == sorted(requests)
 
 
+@pytest.mark.long
 def test_a_load_balancer_without_traffic_neither_fails_a_canary_nor_keeps_it_from_passing(canary: Rollouts) -> None:
     load = canary.load(only="lb1")
     canary.canary("2.0.0", canary_steps=[25]).expect(0, "promoted")

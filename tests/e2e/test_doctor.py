@@ -81,7 +81,6 @@ def test_a_server_that_no_record_speaks_of_is_left_alone(shop: Rollouts) -> None
     assert shop.carrying("lb1") == shop.carrying("lb2") == {"web1"}
 
 
-@pytest.mark.core
 def test_a_lock_whose_rollout_has_ended_is_freed(shop: Rollouts) -> None:
     record(shop, keep_lock=True)
     lock = shop.place("lb2", f"rollout/{BACKEND}/lock")

@@ -120,6 +120,7 @@ def analysis(prometheus: Prometheus, **options: t.Any) -> dict[str, t.Any]:
     return {**COARSE, "metrics": [errors]}
 
 
+@pytest.mark.long
 def test_a_canary_that_fails_by_prometheus_alone_is_taken_back(
     start_rollouts: t.Callable[..., Rollouts], tmp_path: pathlib.Path
 ) -> None:

@@ -186,6 +186,7 @@ def test_what_haproxy_cannot_load_is_refused_before_it_replaces_the_working_file
     assert (ready.read(CONFIG), worker(ready)) == before
 
 
+@pytest.mark.long
 def test_a_configuration_that_does_not_run_is_taken_back(ready: Host, tmp_path: pathlib.Path) -> None:
     before, weights = ready.read(CONFIG), servers(ready)
     # It loads, and only binding fails.
@@ -200,6 +201,7 @@ def test_a_configuration_that_does_not_run_is_taken_back(ready: Host, tmp_path: 
     assert apply(ready, tmp_path, SHOP).changed == 0
 
 
+@pytest.mark.long
 def test_weights_and_states_survive_a_move_of_the_socket(ready: Host, tmp_path: pathlib.Path) -> None:
     ask(ready, "set server shop/web1 weight 33; set server shop/web2 state drain")
     # A drop-in that systemd has not read, as after a run that died between the two.

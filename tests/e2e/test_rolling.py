@@ -109,7 +109,6 @@ def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 @pytest.mark.xdist_group("test_rolling_rolled_back")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> None:
     result = rolled_back.result.expect(2, "rolled_back")
@@ -118,7 +117,6 @@ def test_a_release_that_fails_on_a_host_is_rolled_back(rolled_back: Seen) -> Non
 
 
 @pytest.mark.xdist_group("test_rolling_rolled_back")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
     new = [(host, "2.0.0") for host in ("web1", "web2")]
@@ -130,7 +128,6 @@ def test_hosts_already_done_go_back_in_reverse_order(rolled_back: Seen) -> None:
 
 
 @pytest.mark.xdist_group("test_rolling_rolled_back")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_hosts_go_back_without_a_lost_request(rolled_back: Seen) -> None:
     # The host that failed is out, and one more while it goes back.

@@ -47,6 +47,7 @@ def expect_nothing_lost(load: Load, version: str) -> None:
 
 
 @pytest.mark.parametrize(("version", "count"), forms(1, 5))
+@pytest.mark.long
 def test_blue_green_releases_and_rollbacks_lose_no_request(
     start_blue_green: t.Callable[..., Rollouts], version: str, count: int
 ) -> None:

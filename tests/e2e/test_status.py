@@ -49,7 +49,6 @@ def test_a_fleet_without_a_record_is_told_in_check_mode_though_none_of_its_hosts
     assert 15 < web1["share"] < 35
 
 
-@pytest.mark.core
 def test_a_rollout_in_progress_is_told_and_a_server_that_dies_in_it_needs_attention(rolling: Rollouts) -> None:
     running = rolling.start(PLAY, rollout_release="2.0.0", rollout_steps=[{"pause": {"for": "10m"}}])
     poll(lambda: "Step 1 of 1" in running.output and "0 s of 600 s" in running.output, "the pause begins", 120)

@@ -23,7 +23,7 @@ from local_fleet.polling import poll
 pytestmark = pytest.mark.alone
 
 VERSIONS = [
-    pytest.param("oldest", marks=pytest.mark.containers),
+    pytest.param("oldest", marks=[pytest.mark.containers, pytest.mark.long]),
     pytest.param("newest", marks=pytest.mark.containers),
 ]
 # Long requests are in flight whenever something is changed.

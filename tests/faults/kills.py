@@ -64,7 +64,9 @@ class Strategy:
 
     def start(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> Running:
         """Start a release; ``lease`` in seconds for every act."""
-        return shop.start(self.playbook or self.name, rollout_hosts="app", rollout_release=release, **_leases(lease), **variables)
+        return shop.start(
+            self.playbook or self.name, rollout_hosts="app", rollout_release=release, **_leases(lease), **variables
+        )
 
     def runs(self, shop: Rollouts, release: str, lease: float = LEASES[-1], **variables: t.Any) -> t.Iterator[Running]:
         """Start a release, and promote it whenever it waits for that, until it has ended; each run is to be waited for."""
@@ -123,6 +125,8 @@ STRATEGIES = {
             hosts(4),
             {},
             {"rolling_batches": 2},
+            # Its acts are those of blue-green, in another order.
+            kills=4,
         ),
         # What a driver does in an act is all that is different: its own kills are in e2e.
         *(

@@ -200,7 +200,11 @@ class RunningFleet:
     @property
     def keeps_idle_connections(self) -> bool:
         """Whether clients may reuse connections over a change: older NGINX closes those that are idle, with what is on its way."""
-        return not self.layout.is_nginx or self.layout.options.lb == "nginx_lua" or nginx_version() >= nginx.KEEPS_IDLE_SINCE
+        return (
+            not self.layout.is_nginx
+            or self.layout.options.lb == "nginx_lua"
+            or nginx_version() >= nginx.KEEPS_IDLE_SINCE
+        )
 
     def socket(self, load_balancer: str) -> str:
         """The path of the admin socket of a load balancer."""
@@ -364,7 +368,9 @@ class Fleet(RunningFleet):
 
     def _launch(self, arguments: list[str], pass_fds: list[int]) -> None:
         claims.sweep()
-        version = nginx_version() if self._options.lb != "haproxy" else haproxy_version(tuple(self._options.haproxy_command))
+        version = (
+            nginx_version() if self._options.lb != "haproxy" else haproxy_version(tuple(self._options.haproxy_command))
+        )
         if _is_docker(self._options.haproxy_command):
             claims.sweep_containers()
         number, lock = self._claim()

@@ -107,9 +107,7 @@ _SERVER = re.compile(r"^ *server (?P<address>[^ ;]+)(?: weight=(?P<weight>\d+))?
 
 def config(layout: Layout, load_balancer: str, version: tuple[int, ...]) -> str:
     """The main configuration, for an NGINX of `version`."""
-    names = "\n".join(
-        f'        "~{re.escape(layout.endpoint(host))}$" {host};' for host in layout.app_hosts
-    )
+    names = "\n".join(f'        "~{re.escape(layout.endpoint(host))}$" {host};' for host in layout.app_hosts)
     lua = string.Template(LUA).substitute(
         files=LUA_FILES,
         dir=f"{layout.directory}/{load_balancer}",
@@ -162,7 +160,17 @@ def upstream(layout: Layout) -> str:
 
 def command(directory: str) -> list[str]:
     """Starts the NGINX whose files are in a directory."""
-    return ["nginx", "-p", directory, "-c", f"{directory}/nginx.conf", "-e", f"{directory}/error.log", "-g", "daemon off;"]
+    return [
+        "nginx",
+        "-p",
+        directory,
+        "-c",
+        f"{directory}/nginx.conf",
+        "-e",
+        f"{directory}/error.log",
+        "-g",
+        "daemon off;",
+    ]
 
 
 def servers(layout: Layout, load_balancer: str) -> dict[str, dict[str, str]]:
@@ -236,7 +244,12 @@ def reload(layout: Layout, load_balancer: str) -> None:
     master = master_pid(layout, load_balancer)
     before = workers(master)
     send(master, signal.SIGHUP)
-    poll(lambda: workers(master) and not workers(master) & before, f"{load_balancer} has new workers", RELOAD_SECONDS, FleetError)
+    poll(
+        lambda: workers(master) and not workers(master) & before,
+        f"{load_balancer} has new workers",
+        RELOAD_SECONDS,
+        FleetError,
+    )
 
 
 def master_pid(layout: Layout, load_balancer: str) -> int:
@@ -261,4 +274,3 @@ def parse_version(text: str) -> tuple[int, ...]:
     if found:
         return tuple(map(int, found.groups()))
     raise ValueError(f"this names no version of nginx: {text[:200]!r}")
-

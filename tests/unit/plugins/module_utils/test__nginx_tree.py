@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils import _nginx_tree
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_tree import Node, last, named, tree, within
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import NginxConfigError
 
@@ -31,11 +28,11 @@ def test_what_is_included_stands_in_the_place_of_its_include_at_any_depth() -> N
     assert shape(found) == ["user", "pid", ["http", ["server", "x", "y", ["location", "x", "y"]], "a"]]
 
 
-def test_a_file_is_parsed_once_however_often_it_is_included(monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = mock.Mock(side_effect=_nginx_tree.parse)
-    monkeypatch.setattr(_nginx_tree, "parse", parse)
-    tree("nginx.conf", Tree({"nginx.conf": b"a { include p; } b { include p; }", "p": b"x;"}))
-    assert parse.call_args_list == [mock.call(b"a { include p; } b { include p; }"), mock.call(b"x;")]
+def test_what_is_in_a_block_is_read_when_it_is_looked_at() -> None:
+    files = Tree({"nginx.conf": b"http { include p; }", "p": b"x;"})
+    (node,) = tree("nginx.conf", files)
+    assert "p" not in files.read_paths
+    assert shape(node.nodes) == ["x"]
 
 
 def test_a_directive_tells_its_file_and_line() -> None:
@@ -53,9 +50,9 @@ def test_directives_are_found_by_their_names() -> None:
 
 def test_a_file_that_includes_itself_is_told() -> None:
     with pytest.raises(NginxConfigError, match="levels deep"):
-        tree("nginx.conf", Tree({"nginx.conf": b"http { include nginx.conf; }"}))
+        shape(tree("nginx.conf", Tree({"nginx.conf": b"http { include nginx.conf; }"})))
 
 
 def test_what_cannot_be_read_is_told_with_its_line() -> None:
     with pytest.raises(NginxConfigError, match=r'unexpected "}" in p:2'):
-        tree("nginx.conf", Tree({"nginx.conf": b"http { include p; }", "p": b"a;\n}"}))
+        shape(tree("nginx.conf", Tree({"nginx.conf": b"http { include p; }", "p": b"a;\n}"})))
