@@ -248,6 +248,7 @@ def under_lua(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[UnderLua]:
         yield UnderLua(host, files, checked, after - before, first, second, (running, workers(host)))
 
 
+@pytest.mark.long
 def test_lua_takes_over_and_a_server_that_is_down_stays_down(under_lua: UnderLua) -> None:
     host = under_lua.host
     assert "required:" not in under_lua.first.output
@@ -258,12 +259,14 @@ def test_lua_takes_over_and_a_server_that_is_down_stays_down(under_lua: UnderLua
     assert under_lua.workers[0] == under_lua.workers[1]
 
 
+@pytest.mark.long
 def test_check_mode_tells_that_lua_would_be_installed_and_changes_nothing(under_lua: UnderLua) -> None:
     assert under_lua.checked.code == 0, under_lua.checked.output
     assert under_lua.checked.changed > 0
     assert under_lua.written_by_check == set()
 
 
+@pytest.mark.long
 def test_what_lua_was_told_survives_the_role_a_restart_and_a_kill(under_lua: UnderLua, tmp_path: pathlib.Path) -> None:
     host = under_lua.host
     moved = in_force(host, web1=(7, "ready"), web2=(3, "ready"))
