@@ -16,7 +16,7 @@ import math
 import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
-from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries
+from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries, probe_place
 from ansible_collections.steady.rollout.plugins.module_utils._plan import CANARY, STABLE, Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed
 from ansible_collections.steady.rollout.plugins.module_utils._weights import split
@@ -509,7 +509,7 @@ def _tell_probe(
         found = lb.found[backend][name]
         address, port = (run.addresses.get(owners[backend, name].key) or (None, None))[:2]
         address, port = address or found.get("address"), run.settings.probe.get("port") or port or found.get("port")
-        targets.setdefault((address, port), {"name": name, "address": address, "port": port})
+        targets.setdefault((address, port), {"name": name, **probe_place(address, port)})
     timing: dict[str, t.Any] = {"deadline": run.settings.healthy_deadline}
     if not patient:
         timing = {"rise": 1, "deadline": LOOK_SECONDS}

@@ -138,6 +138,13 @@ def found(reading: Reading, backends: t.Sequence[str]) -> dict[str, dict[str, di
     }
 
 
+def probe_place(address: t.Any, port: t.Any) -> dict[str, t.Any]:
+    """Where http_probe finds a server, by its address as a load balancer has it."""
+    if str(address).startswith("unix:") and port is None:
+        return {"unix_socket": str(address).removeprefix("unix:")}
+    return {"address": address, "port": port}
+
+
 def is_in_state(state: str, wanted: str) -> bool:
     """Whether a server is what it was told to be. NGINX knows one way of being out of rotation, down, for all there are."""
     return state == wanted or (state == "down" and wanted != "ready")

@@ -183,7 +183,7 @@ def _built(programs: t.Sequence[str]) -> tuple[str, build.Build]:
 def _server(line: Line) -> Server:
     found = _PORT.match(line.key)
     unix = line.key.startswith("unix:")
-    address, port = (line.key, None) if unix or not found else (found[1], int(found[2]))
+    address, port = (line.key, None) if unix or not found else (found[1].strip("[]"), int(found[2]))
     return Server(line.key, address, port, line.weight, line.state, line.backup, line.max_connections)
 
 

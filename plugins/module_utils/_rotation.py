@@ -88,7 +88,7 @@ def _probe(lb: LoadBalancer, answer: Reading, members: t.Sequence[Member], targe
         backend, name = next(iter(member.servers.items()))
         server = _fleet.servers_of(answer, backend)[name]
         address, port = addresses[member.key]
-        place = {"address": address or server["address"], "port": probe.get("port") or port or server["port"]}
+        place = _fleet.probe_place(address or server["address"], probe.get("port") or port or server["port"])
         wanted.append({"name": name, **place})
     options = {name: value for name, value in probe.items() if name != "port"}
     return {

@@ -45,7 +45,7 @@ class _Scaling:
 def split(track: t.Mapping[str, int], rest: t.Mapping[str, int], percent: float) -> Split:
     """Weights that send ``percent`` (0-100) of the traffic to ``track`` and the remainder to ``rest``.
 
-    Both map server names to base weights (0-256), whose proportions within each track are kept. A server with base weight
+    Both map server names to base weights, whose proportions within each track are kept. A server with base weight
     0 stays at 0. At 0 and 100 percent the side that carries all keeps its base weights. Of all weights with the least error
     those are taken that skew least, then those nearest to the base weights of ``rest``, so that few servers change.
 
@@ -78,8 +78,8 @@ def _check(track: t.Mapping[str, int], rest: t.Mapping[str, int], percent: float
     if not 0 <= percent <= 100:
         raise ValueError(f"a share must be from 0 to 100 percent, not {percent}")
     for name, weight in [*track.items(), *rest.items()]:
-        if not 0 <= weight <= MAX_WEIGHT:
-            raise ValueError(f"the base weight {weight} of {name} is outside 0 to {MAX_WEIGHT}")
+        if weight < 0:
+            raise ValueError(f"the base weight {weight} of {name} is below 0")
     both = sorted(set(track) & set(rest))
     if both:
         raise ValueError(f"{', '.join(both)} would be in both tracks")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from examples import examples
 
-weight = st.integers(min_value=0, max_value=MAX_WEIGHT)
+# NGINX takes larger ones than are ever told.
+weight = st.integers(min_value=0, max_value=MAX_WEIGHT) | st.integers(min_value=0, max_value=100_000)
 percents = st.one_of(st.integers(min_value=0, max_value=100), st.floats(min_value=0, max_value=100))
 
 
@@ -32,7 +33,8 @@ def equal(prefix: str, count: int, value: int = 100) -> dict[str, int]:
 def test_weights_are_whole_numbers_in_range_for_every_server(canary, stable, percent):
     found = split(canary, stable, percent)
     assert found.weights.keys() == canary.keys() | stable.keys()
-    assert all(isinstance(value, int) and 0 <= value <= MAX_WEIGHT for value in found.weights.values())
+    most = max(MAX_WEIGHT, *canary.values(), *stable.values())  # of all traffic a side keeps its own
+    assert all(isinstance(value, int) and 0 <= value <= most for value in found.weights.values())
 
 
 @given(track("c"), track("s"), percents)
@@ -112,7 +114,7 @@ def test_the_side_that_carries_everything_keeps_its_base_weights(percent, expect
         ({"a": 1}, {"b": 1}, 101, "from 0 to 100 percent, not 101"),
         ({"a": 1}, {"b": 1}, -1, "from 0 to 100 percent, not -1"),
         ({"a": 1}, {"b": 1}, float("nan"), "from 0 to 100 percent, not nan"),
-        ({"a": 257}, {"b": 1}, 5, "257 of a is outside 0 to 256"),
+        ({"a": -1}, {"b": 1}, 5, "-1 of a is below 0"),
         ({"a": 1}, {"a": 1}, 5, "a would be in both tracks"),
         ({"a": 0}, {"b": 1}, 5, "5 percent of the traffic cannot go to a track without"),
         ({}, {"b": 1}, 5, "5 percent of the traffic cannot go to a track without"),
