@@ -35,8 +35,12 @@ class Run:
 
 def apply(role: str, host: Host, folder: pathlib.Path, variables: t.Mapping[str, t.Any], *flags: str) -> Run:
     """Run a role on a host with these variables."""
-    play = [{"hosts": "all", "gather_facts": False, "roles": [f"steady.rollout.{role}"], "vars": dict(variables)}]
-    (folder / "play.json").write_text(json.dumps(play))
+    return play(host, folder, {"roles": [f"steady.rollout.{role}"], "vars": dict(variables)}, *flags)
+
+
+def play(host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str) -> Run:
+    """Run a play of one's own on a host."""
+    (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **content}]))
     (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": {"lb1": host.inventory}}}))
     program = pathlib.Path(sys.executable).with_name("ansible-playbook")
     command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.json"), *flags]

@@ -187,6 +187,61 @@ def test_a_configuration_that_does_not_start_is_taken_back(ready: Host, tmp_path
     assert ready.read(OWN) == before
 
 
+# Clients that reuse their connections, until there is a file /run/enough; a request that fails is not sent again.
+CLIENTS = """
+import http.client, json, os, threading, time
+ok, failed = [], []
+def client():
+    connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=20)
+    while not os.path.exists("/run/enough"):
+        try:
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            answer.read()
+            (ok if answer.status == 200 else failed).append(answer.status)
+        except (OSError, http.client.HTTPException) as error:
+            failed.append(repr(error))
+            connection.close()
+        time.sleep(0.01)
+threads = [threading.Thread(target=client) for _number in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps({"ok": len(ok), "failed": failed}))
+"""
+CHANGES = 20
+
+
+def test_a_version_that_keeps_idle_connections_loses_no_request_of_clients_that_reuse_them(
+    ready: Host, tmp_path: pathlib.Path
+) -> None:
+    """Twenty changes of weights, each a reload."""
+    assert "keepalive_min_timeout" in ready.read(OWN)
+    ready.run("rm", "-f", "/run/enough")
+    ready.write("/run/clients.py", CLIENTS)
+    ready.run("systemd-run", "--unit", "clients", "sh", "-c", "python3 /run/clients.py > /run/counted")
+    tasks = [
+        {
+            "name": f"Change {number}",
+            "steady.rollout.nginx_upstream": {
+                "upstream": "shop",
+                "servers": [
+                    {"name": address, "weight": 1 + (number + place) % 9} for place, address in enumerate(WEBS.values())
+                ],
+            },
+        }
+        for number in range(CHANGES)
+    ]
+    run = role_runs.play(ready, tmp_path, {"tasks": tasks})
+    ready.run("touch", "/run/enough")
+    ready.run("sh", "-c", "while systemctl is-active --quiet clients; do sleep 0.1; done")
+    assert (run.code, run.changed) == (0, CHANGES), run.output
+    counted = json.loads(ready.read("/run/counted"))
+    assert counted["failed"] == []
+    assert counted["ok"] > 1000
+
+
 LUA = shop_with(nginx_lua=True)
 SOCKET = "/run/steady-rollout-nginx/api.sock"
 # One request to the API; prints what is in force.
