@@ -74,7 +74,10 @@ def test_the_log_that_holds_where_requests_are_passed_is_found(text: str) -> Non
         (f"{FORMAT} access_log /dev/stdout steady_rollout;", "must be one plain file, not /dev/stdout."),
         (f"{FORMAT} access_log /l/ours steady_rollout if=$loggable;", "The log /l/ours cannot be counted with if=$loggable"),
         (f"{FORMAT} access_log /l/ours steady_rollout gzip flush=1s;", "The log /l/ours cannot be counted with gzip"),
-        (f"{FORMAT} {LOG} server {{ {PASS} }} server {{ access_log /l/b steady_rollout; {PASS} }}", "app is logged in /l/b, and only one file is counted. In nginx.conf:3: access_log /l/ours"),
+        (
+            f"{FORMAT} {LOG} server {{ {PASS} }} server {{ access_log /l/b steady_rollout; {PASS} }}",
+            "app is logged in /l/b, and only one file is counted. In nginx.conf:3: access_log /l/ours",
+        ),
     ],
 )  # fmt: skip
 def test_why_requests_cannot_be_counted_is_told_with_the_line_to_write(text: str, told: str) -> None:
