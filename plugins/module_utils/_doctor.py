@@ -435,9 +435,11 @@ def _is_locked(fleet: Fleet, backend: str) -> bool:
 
 def _why_not(fleet: Fleet, lb: Seen, backend: str, name: str) -> str:
     server = lb.servers(backend)[name]
-    if server["state"] in ("maint", "down"):
+    if server["state"] == "maint":
         line = lb.told(backend, name, "drain")
-        return f"Not touched, as nobody checks it in maint; if nobody works there: {line}, then look again"
+        return f"Not touched, as HAProxy does not check it in maint; if nobody works there: {line}, then look again"
+    if server["state"] == "down":
+        return f"Not touched, as nobody checks it; if it answers, and nobody works there: {lb.told(backend, name, 'ready')}"
     if _is_locked(fleet, backend):
         return "Not touched while a lock is left behind; free that first, then look again"
     if not _wanted_everywhere(fleet, backend, name):

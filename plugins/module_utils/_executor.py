@@ -733,7 +733,10 @@ def _watched_keys(run: Run, step: Step) -> set[str]:
     standing = {
         key
         for key in keys
-        if any(expected[backend][name]["state"] != "maint" for backend, name in run.members[key].servers.items())
+        if any(
+            expected[backend][name]["state"] not in ("maint", "down")
+            for backend, name in run.members[key].servers.items()
+        )
     }
     return standing or keys
 

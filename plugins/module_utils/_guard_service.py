@@ -38,7 +38,9 @@ ExecStart="{python}" -I "{program}" "{state_dir}"
 Restart=on-failure
 RestartSec=1
 NoNewPrivileges=yes
-ProtectSystem=full
+# NGINX's configuration is written: it is in /etc, or below /usr/local where it was built by hand.
+ProtectSystem=yes
+ReadWritePaths=-/usr/local
 ProtectHome=read-only
 PrivateDevices=yes
 ProtectKernelTunables=yes
@@ -48,7 +50,8 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 RestrictNamespaces=yes
 LockPersonality=yes
 SystemCallArchitectures=native
-CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_SYS_PTRACE
+# `nginx -t` binds the ports, and a master may be another user's.
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_SYS_PTRACE CAP_NET_BIND_SERVICE CAP_KILL
 
 [Install]
 WantedBy=multi-user.target

@@ -61,6 +61,8 @@ def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
     with contextlib.ExitStack() as stack:
         try:
             candidates = {path: stack.enter_context(written_beside(path, data)) for path, data in changed.items()}
+            # Beforehand, as a disk may be full when they are needed.
+            originals = {path: stack.enter_context(written_beside(path, old[path])) for path in changed}
         except OSError as exc:
             raise NginxChangeError(
                 f"the change cannot be written beside its file: {exc}. Nothing was changed."
@@ -81,7 +83,7 @@ def change(nginx: Nginx, old: Contents, new: Contents) -> list[Process]:
                 raise NginxChangeError(f"nginx does not take the change: {refused}")
             workers = process.reload(master, nginx.reload_seconds)
         except (NginxChangeError, NginxProcessError, LockError, OSError) as exc:
-            _take_back(nginx, master, {path: old[path] for path in changed})
+            _take_back(nginx, master, originals)
             raise NginxChangeError(f"{exc}. The configuration is as it was before.") from exc
         pending.forget(nginx.config)
         return workers
@@ -138,11 +140,16 @@ def _expect(path: str, data: bytes) -> None:
         raise NginxChangeError(f"{path} was changed by somebody else meanwhile; nothing was changed, run it again")
 
 
-def _take_back(nginx: Nginx, master: Process, old: Contents) -> None:
-    for path, data in old.items():
-        with written_beside(path, data) as candidate:
-            put(candidate, path)
-    # What the failed reload left half done is over with this one; where it did nothing, nor does this one.
+def _take_back(nginx: Nginx, master: Process, originals: t.Mapping[str, str]) -> None:
+    """``originals``: {path: a copy of what was there}. Raises NginxChangeError where they cannot be put back."""
+    try:
+        for path, copy in originals.items():
+            put(copy, path)
+    except OSError as exc:
+        raise NginxChangeError(
+            f"the configuration could NOT be put back as it was: {exc}. Put back {', '.join(originals)} by hand, and reload nginx."
+        ) from exc
+    # What the failed reload left half done is over with this one. Where it is not proved, the note stays: nobody knows what was read.
     with contextlib.suppress(NginxProcessError):
         process.reload(master, nginx.reload_seconds)
-    pending.forget(nginx.config)
+        pending.forget(nginx.config)

@@ -11,6 +11,7 @@ a rotation the old file is read to its end by its inode, while workers may still
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import typing as t
@@ -58,12 +59,18 @@ def counted(path: str) -> Counted:
 
 def _counted(path: str, kept: str) -> Counted:
     known = _known(kept)
-    files = {_identity(name): name for name in (f"{path}.1", path) if os.path.exists(name)}
-    if _identity(path) is None:
+    current = _identity(path)
+    if current is None:
         raise NginxLogError(f"the log {path} is not there; nginx makes it when it starts, or logs are reopened")
+    files = {**_rotated(path, current, known), current: path}
     ends = {identity: os.stat(name).st_size for identity, name in files.items()}
     offsets = {identity: int(known["files"].get(identity, 0)) for identity in ends} if known else {}
-    offsets = {identity: offset if offset <= ends[identity] else 0 for identity, offset in offsets.items()}
+    if known and offsets[current] > ends[current]:
+        # It was copied and cut: what the copy has of before was counted.
+        copies = [identity for identity in ends if identity not in known["files"]]
+        offsets.update(dict.fromkeys(copies, offsets[current]))
+        offsets[current] = 0
+    offsets = {identity: min(offset, ends[identity]) for identity, offset in offsets.items()}
     if not known or sum(ends[identity] - offsets[identity] for identity in ends) > LONGEST_BYTES:
         known = {"since": uuid.uuid4().hex, "files": {}, "tally": {}}
         offsets = {
@@ -78,6 +85,19 @@ def _counted(path: str, kept: str) -> Counted:
     plain = {name: {server: counts.as_dict() for server, counts in servers.items()} for name, servers in tally.items()}
     replace_file(kept, json.dumps({"since": known["since"], "files": offsets, "tally": plain}), 0o600)
     return Counted(known["since"], tally)
+
+
+def _rotated(path: str, current: str, known: t.Mapping[str, t.Any] | None) -> dict[str, str]:
+    """{identity: name} of files that may hold lines which are not counted: the one before, and those that were read from already."""
+    names = [f"{path}.1"] if os.path.exists(f"{path}.1") else []
+    found = {identity: name for name in names if (identity := _identity(name)) is not None}
+    if known and not known["files"].keys() <= {*found, current}:
+        # Rotated to a name of another kind, such as one with a date.
+        others = {
+            identity: name for name in glob.glob(f"{glob.escape(path)}?*") if (identity := _identity(name)) is not None
+        }
+        found.update({identity: others[identity] for identity in known["files"] if identity in others})
+    return found
 
 
 def _known(kept: str) -> dict[str, t.Any] | None:

@@ -23,16 +23,20 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_logs import 
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting, unreached
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import Running, running
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
+    DRAIN,
     Policy,
     Refused,
     Server,
     aimed,
     as_dicts,
+    canonical,
     check_safe,
     check_wanted,
     gaining,
     leaving,
+    named,
     restored,
+    uncountable,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import Upstream, find
 
@@ -76,13 +80,14 @@ class NginxDriver:
         for name in backends:
             upstream = find(now.upstreams, name)
             counts, uncounted = logs.of(upstream)
+            servers = now.servers(upstream)
             found[name] = {
                 "mode": "http" if upstream.kind == "http" else "tcp",
                 "algorithm": now.algorithm(upstream),
-                "servers": as_dicts(now.servers(upstream), now.algorithm(upstream), counts),
-                "uncounted": uncounted,
+                "servers": as_dicts(servers, now.algorithm(upstream), counts),
+                "uncounted": uncounted or uncountable(servers),
             }
-        return Reading({**now.as_dict(), "counters": logs.since}, now.may_change(), found)
+        return Reading({**now.as_dict(), "counters": logs.since}, now.may_change(backends), found)
 
     def read_with_survival(self, backends: t.Sequence[str]) -> Reading:
         """A reload keeps all: it is how changes are made."""
@@ -96,6 +101,7 @@ class NginxDriver:
 
     def change(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> Changed:
         self.check(backend, servers)
+        servers = named(servers)
         with self._alone(backend):
             now = running(self.config, self.timeout)
             upstream = find(now.upstreams, backend)
@@ -103,7 +109,12 @@ class NginxDriver:
             policy = Policy(**{name: value for name, value in self.policy.items() if name in Policy._fields})
             after = aimed(backend, before, servers, policy, now.drains(upstream))
             going = leaving(after, servers)
-            warnings: list[str] = []
+            sticking = [one.name for one in going if one.state == DRAIN]
+            warnings = (
+                [f"clients that stick to {', '.join(sticking)} still get there; down keeps them away, too"]
+                if sticking
+                else []
+            )
             if policy.require_healthy:
                 self._prove(backend, gaining(before, after), warnings)
             if self.check_mode:
@@ -119,6 +130,7 @@ class NginxDriver:
 
     def restore(self, backend: str, safe: t.Mapping[str, t.Any]) -> Changed:
         self.check_safe(safe)
+        safe = {canonical(name): values for name, values in safe.items()}
         with self._alone(backend):
             now = running(self.config, self.timeout)
             upstream = find(now.upstreams, backend)

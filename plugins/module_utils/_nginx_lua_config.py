@@ -14,9 +14,15 @@ import re
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, MAX_WEIGHT, READY, STATES
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
+    DOWN,
+    MAX_WEIGHT,
+    READY,
+    STATES,
+    canonical,
+)
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import Directive, NginxSyntaxError, parse
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import NginxConfigError, canonical
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import NginxConfigError
 
 FORMAT = 1
 # Of these NGINX takes one in `http`, in whatever way it is written.

@@ -32,11 +32,14 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers impo
     Server,
     aimed,
     as_dicts,
+    canonical,
     check_safe,
     check_wanted,
     gaining,
     leaving,
+    named,
     restored,
+    uncountable,
 )
 
 POLL_SECONDS = 0.1
@@ -98,7 +101,12 @@ class NginxLuaDriver:
         for name, state in states.items():
             counts, uncounted = found.get(name, (None, "no configuration is named that says where its log is"))
             servers = as_dicts(state.servers, ALGORITHM, counts)
-            told[name] = {"mode": "http", "algorithm": ALGORITHM, "servers": servers, "uncounted": uncounted}
+            told[name] = {
+                "mode": "http",
+                "algorithm": ALGORITHM,
+                "servers": servers,
+                "uncounted": uncounted or uncountable(state.servers),
+            }
         return Reading({**process_of(answer), "counters": since}, True, told)
 
     def _counted(self, backends: t.Sequence[str]) -> tuple[dict[str, tuple[Counters | None, str]], str]:
@@ -129,6 +137,7 @@ class NginxLuaDriver:
 
     def change(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> Changed:
         self.check(backend, servers)
+        servers = named(servers)
         names = {str(one["name"]) for one in servers}
         policy = Policy(**{name: value for name, value in self.policy.items() if name in Policy._fields})
         warnings: list[str] = []
@@ -153,6 +162,7 @@ class NginxLuaDriver:
     def restore(self, backend: str, safe: t.Mapping[str, t.Any]) -> Changed:
         """What accepts connections comes back at once; nothing is lowered before the rest had its time to come up."""
         self.check_safe(safe)
+        safe = {canonical(name): values for name, values in safe.items()}
         with self._alone(backend):
             first = self._state(backend)
             must = [] if self.check_mode else carriers(first.servers, safe)

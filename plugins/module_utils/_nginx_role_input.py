@@ -13,8 +13,7 @@ import ipaddress
 import re
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import MAX_WEIGHT
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import canonical
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import MAX_WEIGHT, canonical
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 WORD = re.compile(r"[^\s\"'#;{}\\$]+")

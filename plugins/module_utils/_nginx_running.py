@@ -74,9 +74,10 @@ class Running:
         """Whether a server can be in drain, and it makes a difference."""
         return self.version >= DRAIN_SINCE and "sticky" in upstream.directives
 
-    def may_change(self) -> bool:
-        """Whether files can be replaced, and the master be told to read them."""
-        folders = {os.path.dirname(os.path.realpath(path)) for path in self.files.paths}
+    def may_change(self, names: t.Sequence[str]) -> bool:
+        """Whether the files with the servers of upstreams can be replaced, and the master be told to read them."""
+        paths = {line.path for name in names for line in find(self.upstreams, name).servers}
+        folders = {os.path.dirname(os.path.realpath(path)) for path in paths}
         return all(os.access(folder, os.W_OK) for folder in folders) and os.geteuid() in (0, _owner(self.master))
 
     def serve(self, backend: str, wanted: t.Sequence[Server]) -> Running:
@@ -93,6 +94,7 @@ class Running:
             path, data = os.path.realpath(line.path), self.files.read(line.path)
             splices.setdefault(path, []).extend(_edited(notes, path, data, line, aim))
             old[path] = data
+        self._refuse_shared(backend, splices)
         new = {path: replaced(data, splices[path]) for path, data in old.items()}
         change(self.nginx, old, new)
         lines.keep(self.nginx.config, notes)
@@ -103,6 +105,20 @@ class Running:
                         f"read back, {path} is not what was written just now: somebody else changes it, too"
                     )
         return replace(self, is_loaded=True)
+
+    def _refuse_shared(self, backend: str, splices: t.Mapping[str, t.Sequence[Splice]]) -> None:
+        """A file of servers that two upstreams include has one line for both."""
+        mine = find(self.upstreams, backend)
+        paths: dict[str, str] = {}
+        for other in self.upstreams:
+            for line in other.servers if other is not mine else ():
+                path = paths.setdefault(line.path, os.path.realpath(line.path))
+                low, high = line.directive.start, line.directive.end
+                if any(low <= start < high for start, _end, _new in splices.get(path, ())):
+                    raise NginxConfigError(
+                        f"the line of {line.address} in {line.path} is one of upstream {other.name}, too, which would change with it; give "
+                        "each upstream lines of its own. Nothing was changed."
+                    )
 
     def as_dict(self) -> dict[str, t.Any]:
         """``uptime``: seconds since the master started."""
@@ -162,9 +178,18 @@ def installed(config: str, files: DiskFiles, reload_seconds: float = 30.0) -> In
     except NginxProcessError as exc:
         nginx = Nginx(config, pid_file, (program,), reload_seconds)
         return Installed(nginx, built.version, built.prefix, None, str(exc))
-    program = os.path.realpath(f"/proc/{master.pid}/exe")
+    # What was replaced on disk is still that name.
+    running_program = os.path.realpath(f"/proc/{master.pid}/exe").removesuffix(" (deleted)")
+    program = running_program if os.path.exists(running_program) else program
     words = master.title.split()
     prefix = words[words.index("-p") + 1] if "-p" in words[:-1] else built.prefix
+    if "-c" in words[:-1]:
+        own = os.path.join(prefix, words[words.index("-c") + 1])
+        if os.path.realpath(own) != os.path.realpath(config):
+            raise NginxProcessError(
+                f"the nginx that runs (its master is {master.pid}) was started with {own}, not with {config}; name that one (in a rollout "
+                "with rollout_nginx_config)"
+            )
     command = (program, "-p", prefix) if "-p" in words else (program,)
     return Installed(Nginx(config, pid_file, command, reload_seconds), built.version, prefix, master, "")
 

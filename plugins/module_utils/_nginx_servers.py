@@ -10,6 +10,8 @@ what is to get nothing is `down`, and keeps its weight for when it comes back.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError, Servers
@@ -22,6 +24,21 @@ MAINT = "maint"
 MAX_WEIGHT = 100_000
 # With these, weights are not shares of the traffic.
 UNSHARED = frozenset({"least_conn", "least_time", "random"})
+
+
+_PORT = re.compile(r"(?:\]|^[^\[\]:]*):[0-9]+\Z")
+
+
+def canonical(address: str) -> str:
+    """An address as nginx understands it: a host without a port has port 80, and letters make no difference."""
+    if address.startswith("unix:"):
+        return address
+    return address.lower() if _PORT.search(address) else f"{address.lower()}:80"
+
+
+def named(servers: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """The same with names as the servers have them."""
+    return [{**one, "name": canonical(str(one["name"]))} for one in servers]
 
 
 class Refused(LoadBalancerError):
@@ -42,6 +59,17 @@ class Server(t.NamedTuple):
     backup: bool = False
     max_connections: int | None = None
     sessions: int | None = None
+
+    @property
+    def logged_as(self) -> str | None:
+        """What a log has for it; None for a host name, as a log has its addresses."""
+        if self.port is None:
+            return self.name
+        try:
+            address = ipaddress.ip_address(self.address.strip("[]"))
+        except ValueError:
+            return None
+        return f"[{address.compressed}]:{self.port}" if address.version == 6 else f"{address}:{self.port}"
 
     @property
     def usable(self) -> bool:
@@ -186,13 +214,27 @@ def as_dicts(
     counters: t.Mapping[str, t.Mapping[str, t.Any]] | None,
     names: t.Collection[str] | None = None,
 ) -> Servers:
-    """The servers as the modules return them, all or those in ``names``; ``counters``: as _nginx_log.Counts, None where nobody counts."""
+    """The servers as the modules return them, all or those in ``names``; ``counters``: {address: counts as _nginx_log.Counts}, None where
+    nobody counts."""
     share = shares(servers, algorithm)
     return [
-        _as_dict(server, share[server.name], None if counters is None else counters.get(server.name, {}))
+        _as_dict(server, share[server.name], _counts_of(server, counters))
         for server in servers
         if names is None or server.name in names
     ]
+
+
+def _counts_of(server: Server, counters: t.Mapping[str, t.Mapping[str, t.Any]] | None) -> t.Mapping[str, t.Any] | None:
+    address = server.logged_as
+    return None if counters is None or address is None else counters.get(address, {})
+
+
+def uncountable(servers: t.Sequence[Server]) -> str:
+    """Why not all servers can be counted; "" where they can."""
+    names = [server.name for server in servers if server.logged_as is None and not server.backup]
+    if not names:
+        return ""
+    return f"{_some(names)} is a host name, and the log has addresses; write its address in the configuration"
 
 
 def _as_dict(server: Server, share: float | None, counts: t.Mapping[str, t.Any] | None) -> dict[str, t.Any]:

@@ -14,7 +14,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
-from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, DRAIN, READY
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import DOWN, DRAIN, READY, canonical
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import (
     Directive,
     NginxSyntaxError,
@@ -28,7 +28,6 @@ ALGORITHMS = ("hash", "ip_hash", "least_conn", "least_time", "random")
 # Includes within includes; nginx itself has no limit, and a file that includes itself never ends.
 DEEPEST = 50
 _WEIGHT = re.compile(rb"weight=([0-9]+)\Z")
-_PORT = re.compile(r"(?:\]|^[^\[\]:]*):[0-9]+\Z")
 _BLANK = b" \t"
 
 
@@ -93,6 +92,10 @@ def find(known: t.Sequence[Upstream], name: str) -> Upstream:
     """The upstream of a name, `http/NAME` or `stream/NAME`. Raises NginxConfigError where there is none, or both blocks have one."""
     named = [one for one in known if name in (one.name, f"{one.kind}/{one.name}")]
     if len(named) == 1:
+        short = named[0].name
+        if name != short and sum(one.name == short for one in known) == 1:
+            # Locks and records go by the name: an upstream must not have two.
+            raise NginxConfigError(f"upstream {name} is called {short}, as no other block has one of that name")
         return named[0]
     if named:
         places = " and ".join(f"{one.kind} ({one.path})" for one in named)
@@ -107,13 +110,6 @@ def find(known: t.Sequence[Upstream], name: str) -> Upstream:
 def algorithm_of(upstream: Upstream) -> str:
     """How it balances the load, by the name of the directive. Of several the last one counts."""
     return next((name for name in reversed(upstream.directives) if name in ALGORITHMS), "roundrobin")
-
-
-def canonical(address: str) -> str:
-    """An address as nginx understands it: a host without a port has port 80, and letters make no difference."""
-    if address.startswith("unix:"):
-        return address
-    return address.lower() if _PORT.search(address) else f"{address.lower()}:80"
 
 
 def edits(data: bytes, server: Server, weight: int | None = None, state: str | None = None) -> list[Splice]:

@@ -187,9 +187,11 @@ def _reading(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         for server in told["servers"]
         if not server["backup"]
     ]
-    # What counts may live on when the process does not, and the other way round.
+    # Counters of a log live on when the process does not, and begin anew for reasons of their own, with what the log has then.
     process = answer["process"]
-    return {"pid": process.get("counters") or process["pid"], "servers": servers}
+    if "counters" in process:
+        return {"pid": process["counters"], "from_zero": False, "servers": servers}
+    return {"pid": process["pid"], "servers": servers}
 
 
 def _probe_failures(answers: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[str]:

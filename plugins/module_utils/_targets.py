@@ -24,6 +24,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
 from ansible_collections.steady.rollout.plugins.module_utils._judge import JudgeError
 from ansible_collections.steady.rollout.plugins.module_utils._judge_input import settings_of
 from ansible_collections.steady.rollout.plugins.module_utils._lease import problem as _lease_problem
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import canonical
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 
 PROVIDERS = ("haproxy", "nginx", "nginx_lua")
@@ -215,23 +216,27 @@ def make_targets(
 
 def _named_by_address(host: str, given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The variables of a host with its servers named, where the user named none."""
-    address = given.get("address") or given.get("host") or host
+    address = str(given.get("address") or given.get("host") or host)
+    address = f"[{address}]" if address.count(":") > 1 and not address.startswith("[") else address
     tracks = given.get("tracks")
     if tracks and isinstance(tracks, t.Mapping):
         named = {
-            track: {"server": f"{address}:{slot['port']}", **slot}
+            track: {"server": canonical(f"{address}:{slot['port']}"), **slot}
             if isinstance(slot, t.Mapping) and slot.get("port")
             else slot
             for track, slot in tracks.items()
         }
         return {**given, "tracks": named}
-    if given.get("server"):
-        return dict(given)
+    server = given.get("server")
+    if isinstance(server, t.Mapping):
+        return {**given, "server": {backend: canonical(str(name)) for backend, name in server.items() if name}}
+    if server:
+        return {**given, "server": canonical(str(server))}
     if not given.get("port"):
         raise Refused(
             f"{host}: NGINX names its servers by address and port; set rollout_port, or rollout_server to such as {address}:8080"
         )
-    return {**given, "server": f"{address}:{given['port']}"}
+    return {**given, "server": canonical(f"{address}:{given['port']}")}
 
 
 def _reached(name: str, reach: t.Mapping[str, t.Any]) -> LoadBalancer:

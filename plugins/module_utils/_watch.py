@@ -70,7 +70,7 @@ def step(
 ) -> Verdict:
     """Take one poll into account.
 
-    ``reading`` maps load balancers to ``{pid, servers: [{backend, name, requests, errors, health, status, state}]}``; one
+    ``reading`` maps load balancers to ``{pid, from_zero, servers: [{backend, name, requests, errors, health, status, state}]}``; one
     that could not be read is None or left out. ``track`` holds the (backend, server) pairs that are watched, all other
     servers are the rest. ``settings`` are DEFAULTS and what differs: ``max_error_rate`` in percent of requests,
     ``min_requests`` that a judgement needs, ``require_requests`` (without them the end is inconclusive), ``wanted_percent``,
@@ -120,12 +120,13 @@ class _Poll:
         before: dict[str, t.Any] = self.state.get(name) or {"pid": None, "servers": {}}
         pid = told.get("pid") or before["pid"]
         restarted = before["pid"] not in (None, pid)
+        anew = restarted and not told.get("from_zero", True)
         servers = {(str(server["backend"]), str(server["name"])): server for server in told.get("servers") or ()}
         after: dict[str, t.Any] = {}
         for key in sorted(servers):
             known = before["servers"].get("/".join(key))
             counts = _counters(servers[key])
-            grown = _grown(known["counts"] if known else None, counts, restarted)
+            grown = NONE if anew else _grown(known["counts"] if known else None, counts, restarted)
             side = self._side_of.get(key)
             if side and known and not restarted and not _fell(known["counts"], counts):
                 self.sides[side] = _sum(self.sides[side], grown)

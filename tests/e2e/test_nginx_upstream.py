@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _lock
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_driver import NginxDriver
 
 from e2e.drivers import NginxSite, answers, hold
 from e2e.nginx_lab import CONFIG, NginxLab
@@ -248,6 +249,37 @@ def test_a_log_that_is_truncated_goes_on_from_its_start(lab: NginxLab, site: Ngi
     assert sum(one["requests"] for one in servers(lab)) == 9
 
 
+def test_a_log_that_is_copied_and_cut_counts_no_request_twice(lab: NginxLab, site: NginxSite) -> None:
+    servers(lab)
+    answers(site, 6)
+    assert sum(one["requests"] for one in servers(lab)) == 6
+    answers(site, 3)
+    log = lab.dir / "access.log"
+    (lab.dir / "access.log.1").write_bytes(log.read_bytes())
+    os.truncate(log, 0)
+    answers(site, 3)
+    assert sum(one["requests"] for one in servers(lab)) == 12
+
+
+def test_a_log_that_is_rotated_to_a_name_with_a_date_is_read_to_its_end(lab: NginxLab, site: NginxSite) -> None:
+    servers(lab)
+    answers(site, 6)
+    log = lab.dir / "access.log"
+    log.rename(lab.dir / "access.log-20261126")
+    os.kill(lab.master().pid, signal.SIGUSR1)
+    poll(log.exists, "a new log")
+    answers(site, 3)
+    assert sum(one["requests"] for one in servers(lab)) == 9
+
+
+def test_servers_that_are_names_are_not_counted_and_it_is_told(lab: NginxLab) -> None:
+    lab.write_upstream("    server localhost:8081;\n    server {host}:8082;")
+    lab.reload()
+    backend = lab.driver().read(["shop"]).backends["shop"]
+    assert "localhost:8081 is a host name" in backend["uncounted"]
+    assert [one["requests"] for one in backend["servers"]] == [None, 0]
+
+
 def test_a_first_reading_tells_of_the_requests_before_it(lab: NginxLab, site: NginxSite) -> None:
     answers(site, 9)
     assert sum(one["requests"] for one in servers(lab)) == 9
@@ -390,3 +422,30 @@ def test_a_line_that_goes_back_to_what_it_was_is_what_it_was_byte_by_byte(lab: N
     assert states(lab) == [(7, "down"), (8, "ready"), (9, "ready")]
     lab.driver().restore("shop", safe)
     assert lab.upstream.read_bytes() == before
+
+
+def test_a_line_that_two_upstreams_have_is_not_changed_for_one_of_them(lab: NginxLab) -> None:
+    (lab.dir / "both.conf").write_text(lab.filled("server {host}:8081;\nserver {host}:8082;\n"))
+    lab.write_upstream(f"    include {lab.dir}/both.conf;\n    server {lab.server(2)};")
+    lab.upstream.write_text(lab.upstream.read_text() + f"upstream other {{ include {lab.dir}/both.conf; }}\n")
+    lab.reload()
+    before = (lab.dir / "both.conf").read_bytes()
+    with pytest.raises(LoadBalancerError, match=r"is one of upstream other, too"):
+        lab.driver().change("shop", [{"name": lab.server(0), "state": "down"}])
+    assert (lab.dir / "both.conf").read_bytes() == before
+    lab.driver().change("shop", [{"name": lab.server(2), "weight": 5}])
+
+
+def test_an_nginx_that_runs_another_configuration_is_not_taken_for_this_one(lab: NginxLab) -> None:
+    other = lab.dir / "other.conf"
+    other.write_text(lab.config.read_text())
+    with pytest.raises(LoadBalancerError, match=r"was started with .*nginx.conf, not with .*other.conf"):
+        NginxDriver(str(other)).read(["shop"])
+
+
+def test_servers_may_be_named_in_any_way_that_nginx_takes(lab: NginxLab) -> None:
+    lab.write_upstream("    server LocalHost:8081;\n    server {host}:8082;\n    server {host};")
+    lab.reload()
+    wanted = [{"name": "LOCALHOST:8081", "weight": 4}, {"name": lab.host, "weight": 5}]
+    changed = lab.driver(policy={"require_healthy": False}).change("shop", wanted)
+    assert [(one["name"], one["weight"]) for one in changed.after] == [("localhost:8081", 4), (f"{lab.host}:80", 5)]

@@ -16,6 +16,7 @@ import pytest
 from e2e import role_runs
 from e2e.hosts import Host, image_of
 from e2e.role_runs import Run, written
+from local_fleet.polling import poll
 
 # In one process: making a host ready takes a minute and a half.
 pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_nginx")]
@@ -185,6 +186,34 @@ def test_a_configuration_that_does_not_start_is_taken_back(ready: Host, tmp_path
     assert run.code == 2
     assert "its configuration is as it was before" in run.output
     assert ready.read(OWN) == before
+
+
+GUARD = "steady-rollout-guard.service"
+
+
+def test_the_guard_restores_by_its_own_unit_what_a_dead_controller_left(ready: Host, tmp_path: pathlib.Path) -> None:
+    """With what systemd lets it do, on port 80, which `nginx -t` binds."""
+    before = ready.read(OWN)
+    safe = {"shop": {address: {"weight": 100, "state": "ready"} for address in WEBS.values()}}
+    common = {"provider": "nginx", "rollout_id": "r1", "backends": ["shop"]}
+    acts: list[dict[str, t.Any]] = [
+        {"act": "begin", "safe": safe, "lease": 60},
+        {"act": "shift", "servers": {"shop": [{"name": WEBS["web1"], "state": "maint"}]}, "lease": 8},
+    ]
+    tasks = [{"name": one["act"], "steady.rollout.rollout_act": {**common, **one}} for one in acts]
+    run = role_runs.play(ready, tmp_path, {"tasks": tasks})
+    assert run.code == 0, run.output
+    assert "21:8080 weight=100 down;" in ready.read(OWN)
+    poll(lambda: ready.read(OWN) == before, lambda: ready.run("journalctl", "-u", GUARD, check=False).stdout, 60)
+    assert answers(ready) == {"web1", "web2"}
+    ending: list[dict[str, t.Any]] = [
+        {"act": "begin", "rollout_id": "r2", "take_over": ["r1"]},
+        {"act": "end", "rollout_id": "r2", "outcome": "rolled_back"},
+    ]
+    tasks = [{"name": one["act"], "steady.rollout.rollout_act": {**common, **one}} for one in ending]
+    run = role_runs.play(ready, tmp_path, {"tasks": tasks})
+    assert run.code == 0, run.output
+    assert GUARD not in ready.run("ls", "/etc/systemd/system").stdout
 
 
 # Clients that reuse their connections, until there is a file /run/enough; a request that fails is not sent again.

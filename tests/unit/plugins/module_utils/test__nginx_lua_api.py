@@ -68,7 +68,7 @@ def test_what_is_no_good_answer_is_told_with_what_was_asked(
         answering(data).put("shop", 1, [])
     assert str(caught.value).startswith("PUT /upstreams/shop at /")
     assert words in str(caught.value)
-    assert type(caught.value) is error
+    assert isinstance(caught.value, error)
 
 
 def test_an_upstreams_name_is_one_part_of_the_path(answering: t.Callable[[bytes], Api]) -> None:

@@ -23,6 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers impo
     leaving,
     restored,
     shares,
+    uncountable,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -168,5 +169,20 @@ def test_what_is_not_known_is_null() -> None:
     nothing = ("sessions", "queued", "requests", "latencies", "status")
     assert {name: told[name] for name in nothing} == dict.fromkeys(nothing)
     assert set(told["errors"].values()) == {None}
-    (counted,) = as_dicts([server("a:1")], "roundrobin", {})
+    (counted,) = as_dicts([Server("10.0.0.1:80", "10.0.0.1", 80, 1, READY)], "roundrobin", {})
     assert (counted["requests"], counted["latencies"]) == (0, {})
+
+
+def test_what_a_log_calls_a_server_is_its_address_in_one_form() -> None:
+    written = Server("[2001:db8:0::1]:80", "2001:DB8:0::1", 80, 1, READY)
+    assert written.logged_as == "[2001:db8::1]:80"
+    (told,) = as_dicts([written], "roundrobin", {"[2001:db8::1]:80": {"requests": 3}})
+    assert told["requests"] == 3
+    assert Server("unix:/a", "unix:/a", None, 1, READY).logged_as == "unix:/a"
+
+
+def test_a_host_name_is_not_counted_and_it_is_told() -> None:
+    (told,) = as_dicts([server("a:1")], "roundrobin", {"a:1": {"requests": 3}})
+    assert told["requests"] is None
+    assert "a:1 is a host name" in uncountable([server("a:1")])
+    assert uncountable([Server("10.0.0.1:80", "10.0.0.1", 80, 1, READY)]) == ""

@@ -8,6 +8,7 @@ import fnmatch
 import typing as t
 
 import pytest
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import canonical
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_syntax import replaced
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream import (
     DOWN,
@@ -15,7 +16,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_upstream imp
     READY,
     NginxConfigError,
     Server,
-    canonical,
     edits,
     find,
     upstreams,

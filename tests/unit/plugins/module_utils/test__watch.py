@@ -69,6 +69,25 @@ def test_requests_and_errors_are_summed_over_load_balancers_and_servers() -> Non
     )
 
 
+def of_log(since: str, *servers: dict[str, t.Any]) -> dict[str, t.Any]:
+    """A reading whose counters come from a log; ``since`` is empty where it could not be read."""
+    return {"lb1": {"pid": since, "from_zero": False, "servers": list(servers)}}
+
+
+def test_a_poll_without_a_log_makes_nothing_of_before_new() -> None:
+    silent = server("web4", None, http_5xx=None, connect=None, response=None)
+    readings = [of_log("a", server("web4", 50000)), of_log("", silent), of_log("a", server("web4", 50020))]
+    assert watch(readings)[-1].state["mine"][0] == 0
+    assert watch([*readings, of_log("a", server("web4", 50030))])[-1].state["mine"][0] == 10
+
+
+def test_counters_of_a_log_that_begin_anew_do_so_with_what_the_log_has_and_that_is_not_new() -> None:
+    last = watch([of_log("a", server("web4", 10)), of_log("b", server("web4", 15000, http_5xx=900))])[-1]
+    assert last.state["mine"] == [0, 0, 0, 0]
+    more = [of_log("a", server("web4", 10)), of_log("b", server("web4", 15000)), of_log("b", server("web4", 15007))]
+    assert watch(more)[-1].state["mine"][0] == 7
+
+
 def test_a_request_that_was_sent_on_to_another_server_is_one_that_failed_once() -> None:
     before, after = server("web4", 100), server("web4", 100, retries=2, redispatches=1)
     assert "green 1 requests, 1 errors" in watch([{"lb1": told(before)}, {"lb1": told(after)}])[-1].line
