@@ -217,6 +217,7 @@ import typing as t
 from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import (
     Outcome,
@@ -229,7 +230,6 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module imp
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_plan import Policy
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import (
     Address,
-    HaproxyError,
     lock_name,
     parse_address,
 )
@@ -271,7 +271,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
 
 
 def request(params: t.Mapping[str, t.Any], check_mode: bool) -> Request:
-    """The module's parameters as one typed request. Raises HaproxyError for what no type can tell."""
+    """The module's parameters as one typed request. Raises LoadBalancerError for what no type can tell."""
     address = parse_address(params["socket"], params["allow_remote_socket"])
     unfenced = not params["fence"] and not params["force"]
     return Request(
@@ -299,7 +299,7 @@ def _refuse_held(address: Address, backend: str) -> None:
 
 
 def change(asked: Request, fence: t.Mapping[str, str] | None) -> Outcome:
-    """Change the backend, with a fence while the rollout it names holds the backend. Raises HaproxyError and StateError."""
+    """Change the backend, with a fence while the rollout it names holds the backend. Raises LoadBalancerError and StateError."""
     if not fence:
         return change_backend(asked)
     # Only here: most calls have no fence, and what is imported is compiled anew at every call.
@@ -330,7 +330,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     try:
         outcome = change(request(module.params, module.check_mode), module.params["fence"])
-    except (HaproxyError, StateError) as exc:
+    except (LoadBalancerError, StateError) as exc:
         module.fail_json(msg=str(exc))
     for warning in outcome.warnings:
         module.warn(warning)

@@ -194,10 +194,11 @@ process:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_runtime import read_backend
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, parse_address
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import parse_address
 from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout
 
 
@@ -210,7 +211,7 @@ def main() -> None:
     try:
         address = parse_address(params["socket"], params["allow_remote_socket"])
         process, backend = read_backend(address, params["backend"], checked_timeout(params["timeout"]))
-    except HaproxyError as exc:
+    except LoadBalancerError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(
         changed=False,

@@ -115,6 +115,7 @@ import stat
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import Backend, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_config import parse, restoration
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_module import SOCKET_OPTIONS
@@ -161,7 +162,7 @@ def main() -> None:
         if not names:
             raise HaproxyError("backends is empty; name the backends to tell about")
         process, _level, backends = read_backends(address, names, checked_timeout(params["timeout"]))
-    except HaproxyError as exc:
+    except LoadBalancerError as exc:
         module.fail_json(msg=str(exc))
     configuration = find_configuration(process.pid)
     running = {name: [server.name for server in backend.servers] for name, backend in backends.items()}

@@ -98,6 +98,7 @@ def test_the_next_release_goes_to_the_other_colour(blue_green: Rollouts) -> None
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_a_bake_without_any_traffic_is_no_pass(blue_green: Rollouts) -> None:
     result = blue_green.blue_green("2.0.0")
     assert result.code == 2, result.output

@@ -90,6 +90,7 @@ def test_weights_and_states_of_servers_that_are_there_stay(nginx: Nginx, port: i
     assert pathlib.Path(done["backup_file"]).read_text() == moved
 
 
+@pytest.mark.long
 def test_check_mode_tells_what_would_change_and_changes_nothing(nginx: Nginx, port: int) -> None:
     nginx.start()
     for answer in ("one", "two"):
@@ -101,8 +102,8 @@ def test_check_mode_tells_what_would_change_and_changes_nothing(nginx: Nginx, po
         write(nginx, text(port, answer))
 
 
-@pytest.mark.parametrize("flags", [(), ("--check",)])
-@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--check",), marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("is_new", [True, False])
 def test_what_nginx_refuses_changes_nothing(
     nginx: Nginx, port: int, flags: tuple[str, ...], runs: bool, is_new: bool

@@ -33,6 +33,7 @@ def part(name: str) -> dict[str, t.Any]:
     return {"name": name, "ansible.builtin.include_role": {"name": "steady.rollout.rollout", "tasks_from": name}}
 
 
+@pytest.mark.long
 def test_the_doctor_finds_no_error_in_a_fleet_that_is_ready_and_tells_of_idle_connections(shop: Rollouts) -> None:
     before = shop.states()
     result = shop.run("doctor", rollout_hosts="app", doctor_repair=True)
@@ -55,6 +56,7 @@ def test_the_doctor_tells_where_nothing_counts_requests_and_a_rollout_is_refused
     assert set(shop.releases().values()) == {"1.0.0"}
 
 
+@pytest.mark.long
 def test_the_status_of_a_fleet_without_a_record_is_healthy(shop: Rollouts) -> None:
     result = shop.run("status", rollout_hosts="app", status_sample=0, status_format="json")
     assert result.code == 0, result.output

@@ -153,6 +153,7 @@ def test_a_plan_with_a_mistake_is_refused(
     refuses(blue_green.run([play], rollout_release="2.0.0", rollout_steps=steps), *words)
 
 
+@pytest.mark.long
 def test_a_second_rollout_is_refused_while_one_runs(blue_green: Rollouts) -> None:
     blue_green.load()
     first = blue_green.start("blue_green", rollout_hosts="app", rollout_release="2.0.0", blue_green_bake=12)
