@@ -132,8 +132,8 @@ STRATEGIES = {
         *(
             Strategy(
                 f"rolling_{lb}",
-                hosts(3),
-                hosts(3),
+                hosts(2),
+                hosts(2),
                 {"lb": lb},
                 {"rolling_batches": 1},
                 kills=3,
