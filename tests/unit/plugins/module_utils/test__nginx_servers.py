@@ -39,13 +39,21 @@ def server(name: str, weight: int = 10, state: str = READY, **values: t.Any) -> 
 servers = st.tuples(
     *(st.builds(server, st.just(name), st.integers(1, 99), st.sampled_from(STATES)) for name in NAMES)
 ).map(list)
+
+
+def told(name: str, weight: int | None, state: str | None) -> dict[str, t.Any]:
+    return {key: value for key, value in (("name", name), ("weight", weight), ("state", state)) if value is not None}
+
+
 wanted = st.lists(
-    st.fixed_dictionaries(
-        {"name": st.sampled_from(NAMES)},
-        optional={"weight": st.integers(0, 99), "state": st.sampled_from([*STATES, "maint"])},
+    st.builds(
+        told,
+        st.sampled_from(NAMES),
+        st.none() | st.integers(0, 99),
+        st.none() | st.sampled_from([*STATES, "maint"]),
     ).filter(lambda one: len(one) > 1),
     min_size=1,
-    unique_by=lambda one: one["name"],
+    unique_by=lambda one: str(one["name"]),
 )
 
 
