@@ -10,28 +10,23 @@ gain traffic are seen to accept connections before that.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils import _nginx_process as process
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError, Reading
-from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_calls import NginxCalls
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_change import lock_of
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_logs import Logs
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting, unreached
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_running import Running, running
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
     DRAIN,
-    Policy,
-    Refused,
     Server,
     aimed,
     as_dicts,
     canonical,
-    check_safe,
-    check_wanted,
     gaining,
     leaving,
     named,
@@ -46,10 +41,8 @@ CUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class NginxDriver:
-    """Times in seconds. All as the options of nginx_upstream, but for two: ``unproved`` tells why servers are not to gain traffic after
-    some seconds, "" where they are; ``admit`` is called under the lock, and raises where the upstream is not to be touched.
-    """
+class NginxDriver(NginxCalls):
+    """Its options are those of NginxCalls."""
 
     config: str
     timeout: float = 30.0
@@ -62,16 +55,11 @@ class NginxDriver:
     admit: t.Callable[[], None] = lambda: None
 
     def lock_name(self, backend: str) -> str:
-        return f"{self._lock}!{backend}"
+        return f"{lock_of(self.config)}!{backend}"
 
-    @property
-    def patience(self) -> float:
-        """Seconds to wait for other calls to end."""
-        return self.timeout + self.health_timeout + self.drain_timeout
-
-    @property
-    def _lock(self) -> str:
-        return lock_of(self.config)
+    def locks(self, backend: str) -> tuple[str, str]:
+        """Lines of other upstreams may be in the same files."""
+        return self.lock_name(backend), lock_of(self.config)
 
     def read(self, backends: t.Sequence[str]) -> Reading:
         now = running(self.config, self.timeout)
@@ -93,21 +81,14 @@ class NginxDriver:
         """A reload keeps all: it is how changes are made."""
         return self.read(backends)._replace(survives_reload=True)
 
-    def check(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> None:
-        check_wanted(servers)
-
-    def check_safe(self, safe: t.Mapping[str, t.Any]) -> None:
-        check_safe(safe)
-
     def change(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> Changed:
         self.check(backend, servers)
         servers = named(servers)
-        with self._alone(backend):
+        with self.alone(backend):
             now = running(self.config, self.timeout)
             upstream = find(now.upstreams, backend)
             before = now.servers(upstream)
-            policy = Policy(**{name: value for name, value in self.policy.items() if name in Policy._fields})
-            after = aimed(backend, before, servers, policy, now.drains(upstream))
+            after = aimed(backend, before, servers, self.allowed, now.drains(upstream))
             going = leaving(after, servers)
             sticking = [one.name for one in going if one.state == DRAIN]
             warnings = (
@@ -115,8 +96,8 @@ class NginxDriver:
                 if sticking
                 else []
             )
-            if policy.require_healthy:
-                self._prove(backend, gaining(before, after), warnings)
+            if self.allowed.require_healthy:
+                self.prove(backend, gaining(before, after), warnings)
             if self.check_mode:
                 return self._told(now, upstream, before, after, servers, warnings=warnings)
             serves = after != before or not now.is_loaded
@@ -131,7 +112,7 @@ class NginxDriver:
     def restore(self, backend: str, safe: t.Mapping[str, t.Any]) -> Changed:
         self.check_safe(safe)
         safe = {canonical(name): values for name, values in safe.items()}
-        with self._alone(backend):
+        with self.alone(backend):
             now = running(self.config, self.timeout)
             upstream = find(now.upstreams, backend)
             before = now.servers(upstream)
@@ -142,13 +123,6 @@ class NginxDriver:
             if not self.check_mode and (after != before or not now.is_loaded):
                 now = now.serve(backend, after)
             return self._told(now, upstream, before, after, names, out=out)
-
-    def _prove(self, backend: str, gains: t.Sequence[Server], warnings: list[str]) -> None:
-        why = self.unproved(gains, 0.0 if self.check_mode else self.health_timeout) if gains else ""
-        if why and self.check_mode:
-            warnings.append(f"{why}; a real run would wait {self.health_timeout:g} s for it, then fail")
-        elif why:
-            raise Refused(f"upstream {backend}: {why} after {self.health_timeout:g} s. Nothing was changed.")
 
     def _undone(self, backend: str, problem: LoadBalancerError, before: t.Sequence[Server] | None) -> LoadBalancerError:
         """``before``: what to put back; None where nothing was changed."""
@@ -213,16 +187,3 @@ class NginxDriver:
             warnings=tuple(warnings),
             survives_reload=True,
         )
-
-    @contextlib.contextmanager
-    def _alone(self, backend: str) -> t.Iterator[None]:
-        """Against calls for the same upstream, and against those for others whose lines may be in the same files."""
-        try:
-            with contextlib.ExitStack() as stack:
-                if not self.check_mode:
-                    stack.enter_context(exclusive(self.lock_name(backend), self.patience))
-                    stack.enter_context(exclusive(self._lock, self.patience))
-                self.admit()
-                yield
-        except LockError as exc:
-            raise Refused(f"cannot lock upstream {backend}: {exc}. Nothing was changed.") from exc

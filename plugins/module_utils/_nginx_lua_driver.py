@@ -10,13 +10,12 @@ lowering others. The servers that gain traffic are seen to accept connections be
 
 from __future__ import annotations
 
-import contextlib
 import time
 import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError, Reading
-from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, exclusive
+from ansible_collections.steady.rollout.plugins.module_utils._nginx_calls import NginxCalls
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_api import (
     Api,
     Conflict,
@@ -27,14 +26,11 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_process impo
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import await_accepting, unreached
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import (
     READY,
-    Policy,
     Refused,
     Server,
     aimed,
     as_dicts,
     canonical,
-    check_safe,
-    check_wanted,
     gaining,
     leaving,
     named,
@@ -67,11 +63,9 @@ class Brought(t.NamedTuple):
 
 
 @dataclass(frozen=True)
-class NginxLuaDriver:
-    """Times in seconds. ``socket``: of the API; ``config``: what names the log that requests are counted in; "" where nobody asks;
-    ``unproved``: as of NginxDriver.
-
-    ``admit``: called under the lock before anything changes; raises where the upstream is not to be touched.
+class NginxLuaDriver(NginxCalls):
+    """Its options are those of NginxCalls, and ``socket``: of the API; ``config``: what names the log that requests are counted in; "" where
+    nobody asks.
     """
 
     socket: str
@@ -88,10 +82,8 @@ class NginxLuaDriver:
     def lock_name(self, backend: str) -> str:
         return f"{self.socket}!{backend}"
 
-    @property
-    def patience(self) -> float:
-        """Seconds to wait for another call to end."""
-        return self.timeout + self.health_timeout + self.drain_timeout
+    def locks(self, backend: str) -> tuple[str]:
+        return (self.lock_name(backend),)
 
     def read(self, backends: t.Sequence[str]) -> Reading:
         answer = self._answer()
@@ -129,27 +121,20 @@ class NginxLuaDriver:
         survives, reason = self._survival(backends)
         return self.read(backends)._replace(survives_reload=survives, survives_reload_reason=reason)
 
-    def check(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> None:
-        check_wanted(servers)
-
-    def check_safe(self, safe: t.Mapping[str, t.Any]) -> None:
-        check_safe(safe)
-
     def change(self, backend: str, servers: t.Sequence[t.Mapping[str, t.Any]]) -> Changed:
         self.check(backend, servers)
         servers = named(servers)
         names = {str(one["name"]) for one in servers}
-        policy = Policy(**{name: value for name, value in self.policy.items() if name in Policy._fields})
         warnings: list[str] = []
 
         def aim(now: State) -> list[Server]:
-            after = aimed(backend, now.servers, servers, policy, drains=True)
+            after = aimed(backend, now.servers, servers, self.allowed, drains=True)
             self._refuse_cut(backend, now.servers, leaving(after, servers))
-            if policy.require_healthy:
-                self._prove(backend, gaining(now.servers, after), warnings)
+            if self.allowed.require_healthy:
+                self.prove(backend, gaining(now.servers, after), warnings)
             return after
 
-        with self._alone(backend):
+        with self.alone(backend):
             brought = self._bring(backend, aim)
             going = [one.name for one in leaving(brought.reached.servers, servers)]
             if going and not self.check_mode:
@@ -163,7 +148,7 @@ class NginxLuaDriver:
         """What accepts connections comes back at once; nothing is lowered before the rest had its time to come up."""
         self.check_safe(safe)
         safe = {canonical(name): values for name, values in safe.items()}
-        with self._alone(backend):
+        with self.alone(backend):
             first = self._state(backend)
             must = [] if self.check_mode else carriers(first.servers, safe)
             down = self._unreachable(must, 0.0)
@@ -236,13 +221,6 @@ class NginxLuaDriver:
                 "does not end single requests; choose fail or continue. Nothing was changed."
             )
 
-    def _prove(self, backend: str, gains: t.Sequence[Server], warnings: list[str]) -> None:
-        why = self.unproved(gains, 0.0 if self.check_mode else self.health_timeout) if gains else ""
-        if why and self.check_mode:
-            warnings.append(f"{why}; a real run would wait {self.health_timeout:g} s for it, then fail")
-        elif why:
-            raise Refused(f"upstream {backend}: {why} after {self.health_timeout:g} s. Nothing was changed.")
-
     @staticmethod
     def _unreachable(servers: t.Sequence[Server], seconds: float) -> dict[str, str]:
         return await_accepting(servers, seconds) if servers else {}
@@ -314,18 +292,6 @@ class NginxLuaDriver:
             survives_reload=survives,
             survives_reload_reason=reason,
         )
-
-    @contextlib.contextmanager
-    def _alone(self, backend: str) -> t.Iterator[None]:
-        """Two calls that each leave the other's server would together leave none. Check mode changes nothing, and waits for nobody."""
-        try:
-            with contextlib.ExitStack() as stack:
-                if not self.check_mode:
-                    stack.enter_context(exclusive(self.lock_name(backend), self.patience))
-                self.admit()
-                yield
-        except LockError as exc:
-            raise Refused(f"cannot lock upstream {backend}: {exc}. Nothing was changed.") from exc
 
 
 def process_of(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

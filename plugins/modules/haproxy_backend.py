@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - steady.rollout.attributes
   - steady.rollout.attributes.actiongroup_rollout
   - steady.rollout.haproxy_socket
+  - steady.rollout.fence
 attributes:
   check_mode:
     support: full
@@ -114,27 +115,6 @@ options:
         configured; RV(survives_reload) tells.
     type: str
     default: auto
-  fence:
-    description:
-      - Change the backend only while this rollout holds it. See M(steady.rollout.rollout_act).
-    type: dict
-    suboptions:
-      state_dir:
-        description:
-          - Where the rollout keeps its records on this host.
-        type: path
-        default: /var/lib/steady-rollout
-      rollout_id:
-        description:
-          - The rollout.
-        type: str
-        required: true
-  force:
-    description:
-      - Change the backend although a rollout holds it. Without this a call without O(fence) is refused while a rollout holds the
-        backend over the same O(socket).
-    type: bool
-    default: false
 notes:
   - With leastconn and first, weights are not shares of the traffic; a warning says so.
   - The agent-check of a server is switched off while the server is held away from ready or from its configured weight, as it
@@ -218,6 +198,7 @@ from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._fence_option import FENCE_OPTIONS, within
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy import as_dicts, process_as_dict
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_backend import (
     Outcome,
@@ -235,7 +216,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket imp
 )
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_wanted import STATES, Wanted
 from ansible_collections.steady.rollout.plugins.module_utils._held import refuse_held
-from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout, checked_wait
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
@@ -259,14 +240,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "allow_empty": {"type": "bool", "default": False},
     "allow_backup": {"type": "bool", "default": False},
     "state_file": {"type": "str", "default": "auto"},
-    "fence": {
-        "type": "dict",
-        "options": {
-            "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
-            "rollout_id": {"type": "str", "required": True},
-        },
-    },
-    "force": {"type": "bool", "default": False},
+    **FENCE_OPTIONS,
 }
 
 
@@ -300,15 +274,7 @@ def _refuse_held(address: Address, backend: str) -> None:
 
 def change(asked: Request, fence: t.Mapping[str, str] | None) -> Outcome:
     """Change the backend, with a fence while the rollout it names holds the backend. Raises LoadBalancerError and StateError."""
-    if not fence:
-        return change_backend(asked)
-    # Only here: most calls have no fence, and what is imported is compiled anew at every call.
-    from ansible_collections.steady.rollout.plugins.module_utils._fence import fenced, foresee
-
-    if asked.check_mode:
-        foresee(fence["state_dir"], [asked.backend], fence["rollout_id"])
-        return change_backend(asked)
-    with fenced(fence["state_dir"], [asked.backend], fence["rollout_id"], asked.patience):
+    with within(fence, asked.backend, asked.patience, asked.check_mode):
         return change_backend(asked)
 
 

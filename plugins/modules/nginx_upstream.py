@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - steady.rollout.attributes
   - steady.rollout.attributes.actiongroup_rollout
   - steady.rollout.nginx_config
+  - steady.rollout.fence
 attributes:
   check_mode:
     support: full
@@ -111,27 +112,6 @@ options:
       - Allow a change after which only backup servers are left to take traffic.
     type: bool
     default: false
-  fence:
-    description:
-      - Change the upstream only while this rollout holds it. See M(steady.rollout.rollout_act).
-    type: dict
-    suboptions:
-      state_dir:
-        description:
-          - Where the rollout keeps its records on this host.
-        type: path
-        default: /var/lib/steady-rollout
-      rollout_id:
-        description:
-          - The rollout.
-        type: str
-        required: true
-  force:
-    description:
-      - Change the upstream although a rollout holds it. Without this a call without O(fence) is refused while a rollout holds the
-        upstream.
-    type: bool
-    default: false
 notes:
   - A reload on NGINX before 1.27.4 closes idle connections of clients. One that sends a request at that moment sees its connection
     reset, before any answer; most clients try again. From 1.27.4 on C(keepalive_min_timeout) prevents this.
@@ -196,6 +176,7 @@ from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, LoadBalancerError
+from ansible_collections.steady.rollout.plugins.module_utils._fence_option import FENCE_OPTIONS, within
 from ansible_collections.steady.rollout.plugins.module_utils._held import refuse_held
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_driver import NginxDriver
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_lua_driver import NginxLuaDriver
@@ -203,7 +184,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_module impor
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_reach import unreached
 from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers import STATES, Server
 from ansible_collections.steady.rollout.plugins.module_utils._no_log import hide
-from ansible_collections.steady.rollout.plugins.module_utils._state import DEFAULT_STATE_DIR, StateError
+from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.module_utils._wait import checked_timeout, checked_wait
 
 OPTIONS: dict[str, dict[str, t.Any]] = {
@@ -228,14 +209,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "health_timeout": {"type": "float", "default": 30.0},
     "allow_empty": {"type": "bool", "default": False},
     "allow_backup": {"type": "bool", "default": False},
-    "fence": {
-        "type": "dict",
-        "options": {
-            "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
-            "rollout_id": {"type": "str", "required": True},
-        },
-    },
-    "force": {"type": "bool", "default": False},
+    **FENCE_OPTIONS,
 }
 POLICY = ("require_healthy", "allow_empty", "allow_backup")
 
@@ -270,16 +244,8 @@ def _prover(probe: t.Mapping[str, t.Any]) -> t.Callable[[t.Sequence[Server], flo
 
 def change(asked: Either, params: t.Mapping[str, t.Any]) -> Changed:
     """Change the upstream, with a fence while the rollout it names holds it. Raises LoadBalancerError and StateError."""
-    upstream, fence = params["upstream"], params["fence"]
-    if not fence:
-        return asked.change(upstream, params["servers"])
-    # Only here: most calls have no fence, and what is imported is compiled anew at every call.
-    from ansible_collections.steady.rollout.plugins.module_utils._fence import fenced, foresee
-
-    if asked.check_mode:
-        foresee(fence["state_dir"], [upstream], fence["rollout_id"])
-        return asked.change(upstream, params["servers"])
-    with fenced(fence["state_dir"], [upstream], fence["rollout_id"], asked.patience):
+    upstream = params["upstream"]
+    with within(params["fence"], upstream, asked.patience, asked.check_mode):
         return asked.change(upstream, params["servers"])
 
 
