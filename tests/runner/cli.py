@@ -99,6 +99,8 @@ def _run(stage: Stage, options: Options) -> Outcome:
     start = time.monotonic()
     # Short: the paths of Unix sockets below it may hold 107 bytes.
     workspace = Path(tempfile.mkdtemp(prefix="steady-"))
+    # Workers of a load balancer that root started are another user: they come to their files, and see no list of others'.
+    workspace.chmod(0o711)
     limit = stage.limit * (LONG_FACTOR if options.long else 1)
     run = Run(options, workspace, processes.Deadline(limit))
     try:
