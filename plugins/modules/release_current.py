@@ -53,7 +53,7 @@ options:
     default: true
   origin:
     description:
-      - What the release is made of, for the record, such as C({package: shop, version: 2.0.0-1}). Users and passwords in URLs are left out.
+      - What the release is made of, for the record, such as the name and version of a package. Users and passwords in URLs are left out.
     type: dict
     default: {}
 seealso:

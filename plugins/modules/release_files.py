@@ -124,7 +124,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
+directory:
   description: Where the release is, or would be.
   returned: success
   type: str
@@ -220,7 +220,7 @@ def main() -> None:
     release = done.release
     module.exit_json(
         changed=done.changed,
-        path=base.release(name),
+        directory=base.release(name),
         sha256=release.sha256 if release else None,
         revision=release.revision if release else None,
         files=release.files if release else None,
