@@ -113,6 +113,9 @@ def check_room(needed: int, files: int, room: Room) -> None:
 
 def _entry(member: Member, strip: int) -> Entry | None:
     name = shown(member.name)
+    # Before all else: older tarfiles come to such a member again and again.
+    if member.size < 0:
+        raise Unfit(f"{name} has a size of {member.size}")
     if member.kind == OTHER:
         raise Unfit(f"{name} is {member.words}, and a release has files, folders and links only")
     parts = _parts(member.name, f"{name} is")[strip:]
@@ -125,8 +128,6 @@ def _entry(member: Member, strip: int) -> Entry | None:
         target = "/".join(_parts(target, f"{name} is a hard link to {shown(target)},")[strip:])
     elif member.kind == LINK and (not target or "\0" in target or len(_bytes(target)) > LONGEST_PATH):
         raise Unfit(f"{name} is a link to {shown(target)}, which is no path")
-    if member.size < 0:
-        raise Unfit(f"{name} has a size of {member.size}")
     own = 0o700 if member.kind == DIRECTORY else 0o600
     return Entry(member.number, parts, member.kind, member.size, member.mode & _MODES | own, target)
 

@@ -39,6 +39,7 @@ INCOMING, OUTGOING = ".incoming-", ".outgoing-"
 NEW_LINK = ".current.new"
 # How long another change may take: it may fetch a repository.
 LOCK_SECONDS = 600.0
+_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Base:
@@ -57,23 +58,20 @@ class Base:
     @contextlib.contextmanager
     def locked(self) -> t.Iterator[None]:
         """Hold it against other changes; made where it is not there, and rid of what a call before left half-done."""
-        mask = os.umask(0o022)
-        try:
+        with _usual_mask():
             os.makedirs(self.path, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.releases)
-        finally:
-            os.umask(mask)
-        self.check()
-        handle = os.open(os.path.join(self.path, LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            take(handle, LOCK_SECONDS)
-            self._tidy()
-            yield
-        except LockError as exc:
-            raise ReleaseError(f"{self.path} cannot be changed now: {exc}. Nothing was changed.") from exc
-        finally:
-            os.close(handle)
+            self.check()
+            handle = os.open(os.path.join(self.path, LOCK), _LOCK_FILE, 0o600)
+            try:
+                take(handle, LOCK_SECONDS)
+                self._tidy()
+                yield
+            except LockError as exc:
+                raise ReleaseError(f"{self.path} cannot be changed now: {exc}. Nothing was changed.") from exc
+            finally:
+                os.close(handle)
 
     def check(self) -> None:
         """Nobody else may exchange what is in it meanwhile. Raises ReleaseError."""
@@ -200,6 +198,16 @@ class Base:
         self.remove_withdrawn()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.path, NEW_LINK))
+
+
+@contextlib.contextmanager
+def _usual_mask() -> t.Iterator[None]:
+    """Folders that are made may be entered by the application, whatever the mask of whoever runs the task."""
+    mask = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def in_order(names: t.Collection[str], history: History) -> list[str]:

@@ -58,18 +58,20 @@ def read(text: str, path: str) -> History:
     try:
         data = json.loads(text)
         if data["format"] != FORMAT:
-            raise ReleaseError(f"{path} is of format {data['format']}, and this version knows {FORMAT} only")
+            raise ValueError(f"it is of format {data['format']}, and this version knows {FORMAT}")
         names = set(vars(Release("x")))
         releases = tuple(Release(**{name: one[name] for name in names if name in one}) for one in data["releases"])
-        for one in releases:
-            checked_id(one.id)
-        if len({one.id for one in releases}) < len(releases):
+        history = History(releases, data["current"], data["previous"])
+        ids = [one.id for one in releases]
+        for name in (*ids, history.current, history.previous):
+            checked_id(name or "none")
+        if len(set(ids)) < len(ids):
             raise ValueError("a release is there twice")
-        return History(releases, data["current"], data["previous"])
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        return history
+    except (ValueError, TypeError, KeyError, AttributeError, ReleaseError) as exc:
         raise ReleaseError(
-            f"{path} cannot be read: {exc!r}. It says which releases were put here. Put it back from a copy; or remove it, and then the releases "
-            "that are there are used, but never removed."
+            f"{path} cannot be read: {exc!r}. It says which releases were put here. Nothing was changed. Put it back from a copy; or remove it, "
+            "and then the releases that are there can be used, but are not known, and never removed."
         ) from exc
 
 

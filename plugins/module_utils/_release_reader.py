@@ -123,7 +123,8 @@ class _Tar:
     def _check_end(self) -> None:
         """What is damaged in the middle is the end of an archive to tarfile, and would be half a release."""
         stream = self._archive.fileobj
-        assert stream is not None
+        if stream is None:
+            raise tarfile.ReadError("it is closed")
         stream.seek(self._archive.offset)
         block = stream.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):

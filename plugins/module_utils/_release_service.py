@@ -62,6 +62,8 @@ class Service:
 
     def bring(self, aim: Aim, waits: Waits) -> Outcome:
         """Raises ReleaseError where the unit is not what it is to be, with what it said last."""
+        if aim.directory is not None and aim.state == RUNNING and not os.path.isdir(aim.directory):
+            raise ReleaseError(f"{aim.directory} is not there, so {self.name} cannot work in it. Nothing was changed.")
         before = found = self.read()
         planned = acts(before, aim)
         if not planned.any:
@@ -108,7 +110,6 @@ class Service:
         with contextlib.suppress(ReleaseError):
             # One that ended too often before is started no more otherwise, also not with another release.
             self._systemctl("reset-failed", self.name)
-        old = replace(old, restarts=0)
         self._systemctl("restart", "--no-block", self.name)
         begun, last = time.monotonic(), Progress()
         while not last.done:

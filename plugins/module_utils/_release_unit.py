@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PROPERTIES = (
     "LoadState",
@@ -24,6 +24,8 @@ PROPERTIES = (
 )
 # Beyond stop_timeout: systemd itself kills what does not stop in the time that the unit has for it.
 STOP_GRACE = 10.0
+# Systemd calls a unit active before its process has entered its folder, let alone begun its program.
+SHORTEST_SETTLE = 0.2
 _ENABLED = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "linked", "transient")
 _KILLED = {"2": "was killed by signal", "3": "dumped its core after signal"}
 # Exit codes of systemd itself, before the program runs.
@@ -173,30 +175,35 @@ class Progress:
 
 def progress(old: Unit, now: Unit, seconds: float, last: Progress, waits: Waits) -> Progress:
     """Where a start is, ``seconds`` after it was asked for. It is done when one main process was there for the time to settle."""
-    if now.is_up and _main(now) == _main(old) and old.is_up:
-        limit = waits.stop + STOP_GRACE
-        if seconds > limit:
-            return _failed(f"its process {old.main_pid} did not stop in {limit:g} s")
-        return last
-    if now.active == "deactivating" and last.main is None and last.stopped is None:
-        limit = waits.stop + STOP_GRACE
-        return last if seconds <= limit else _failed(f"it is still stopping after {limit:g} s")
+    stop_limit = waits.stop + STOP_GRACE
+    if last.main is not None:
+        return _settling(now, seconds, last, waits)
+    if (
+        old.is_up
+        and last.stopped is None
+        and (now.active == "deactivating" or (now.is_up and _main(now) == _main(old)))
+    ):
+        if seconds <= stop_limit:
+            return last
+        return _failed(f"its main process {old.main_pid} did not stop in {stop_limit:g} s")
     stopped = seconds if last.stopped is None else last.stopped
-    if last.main is not None and (_main(now) != last.main or now.restarts > last.restarts):
-        return _failed(
-            f"its main process {last.main[0]} ended {seconds - last.since:.1f} s after it was started: {ending(now)}"
-        )
-    if now.active == "failed":
-        return _failed(ending(now))
-    if now.sub.startswith("auto-restart"):
-        return _failed(f"it ended right after it was started: {ending(now)}")
     if now.is_up:
-        since = seconds if last.main is None else last.since
-        done = seconds - since >= waits.settle
-        return Progress(done, "", _main(now), since, stopped, now.restarts)
+        return Progress(main=_main(now), since=seconds, stopped=stopped, restarts=now.restarts)
+    # What is said of the process before is no news.
+    is_new = now.invocation != old.invocation or not old.invocation
+    if is_new and (now.active in ("failed", "inactive") or now.sub.startswith("auto-restart")) and now.invocation:
+        return _failed(f"it ended right after it was started: {ending(now)}")
     if seconds - stopped > waits.start:
-        return _failed(f"it was not active {waits.start:g} s after it was started: it is {now.active} ({now.sub})")
-    return Progress(False, "", None, 0.0, stopped, now.restarts)
+        how = f": {ending(now)}" if now.active == "failed" else f": it is {now.active} ({now.sub})"
+        return _failed(f"it was not active {waits.start:g} s after it was started{how}")
+    return Progress(stopped=stopped)
+
+
+def _settling(now: Unit, seconds: float, last: Progress, waits: Waits) -> Progress:
+    if not now.is_up or _main(now) != last.main or now.restarts > last.restarts:
+        pid = last.main[0] if last.main else 0
+        return _failed(f"its main process {pid} ended {seconds - last.since:.1f} s after it was active: {ending(now)}")
+    return replace(last, done=seconds - last.since >= max(waits.settle, SHORTEST_SETTLE))
 
 
 def _failed(problem: str) -> Progress:
