@@ -37,6 +37,8 @@ _REFS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _COMMIT = re.compile("[0-9a-f]{7,64}")
 _WHOLE_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 MOST_NAMED = 10
+# What git says below an error, whatever it was.
+_ADVICE = ("Please make sure", "and the repository exists", "hint:")
 
 
 class Repository:
@@ -154,8 +156,11 @@ class Repository:
             return f"git was not done after {FETCH_SECONDS} s"
         if code in (126, 127):
             return "git is not on this host; install it"
-        words = without_credentials(errors.replace(self._url, self.name)).strip().splitlines()
-        return " ".join(words[-5:]) or f"git ended with {code}"
+        words = without_credentials(errors.replace(self._url, self.name))
+        told = [
+            line.strip().rstrip(".") for line in words.splitlines() if line.strip() and not line.startswith(_ADVICE)
+        ]
+        return "; ".join(told[-3:]) or f"git ended with {code}"
 
 
 def is_whole_commit(revision: str) -> bool:

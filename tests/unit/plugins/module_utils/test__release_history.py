@@ -49,14 +49,14 @@ def test_what_is_written_is_read(one: History) -> None:
     assert read(written(one), "x") == one
 
 
+DAMAGED: list[t.Any] = [[{}], [{"id": "../x"}], [{"id": "a"}, {"id": "a"}], ["a"], None]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("", "{", "[]", "{}", "null", '{"format": 2}'),
-        *(
-            json.dumps({"format": 1, "releases": releases, "current": None, "previous": None})
-            for releases in ([{}], [{"id": "../x"}], [{"id": "a"}, {"id": "a"}], ["a"], None)
-        ),
+        *(json.dumps({"format": 1, "releases": releases, "current": None, "previous": None}) for releases in DAMAGED),
         json.dumps({"format": 1, "releases": [], "current": "../x", "previous": None}),
     ],
 )
