@@ -105,7 +105,8 @@ def check_room(needed: int, files: int, room: Room) -> None:
     """Raises Unfit where it does not fit."""
     if needed + MARGIN > room.size:
         raise Unfit(
-            f"it needs {size_words(needed)} or more, and {size_words(room.size)} are free, of which {size_words(MARGIN)} are left for others"
+            f"it needs {size_words(needed)} or more, {size_words(MARGIN)} are left to others, and {size_words(room.size)} are free; make room, or "
+            "keep fewer releases"
         )
     if room.files is not None and files > room.files:
         raise Unfit(f"it has {files} files or more, and the file system has room for {room.files} (inodes)")

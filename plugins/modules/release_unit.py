@@ -15,6 +15,7 @@ description:
     with the state of the unit, how its main process ended, and the last 20 lines of its journal.
   - Systemd reads its files anew where they changed, and then the unit is restarted.
   - A unit that ended too often before is started nevertheless.
+  - The unit must have a main process that stays; one of C(Type=oneshot) has none.
 author:
   - steady.rollout developers (@steady-rollout)
 extends_documentation_fragment:

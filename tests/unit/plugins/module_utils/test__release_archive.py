@@ -256,7 +256,7 @@ def test_folders_without_a_member_take_room_too() -> None:
 
 def test_room_is_told_in_numbers() -> None:
     with pytest.raises(
-        Unfit, match=r"needs 812 MiB or more, and 100 MiB are free, of which 32 MiB are left for others"
+        Unfit, match=r"needs 812 MiB or more, 32 MiB are left to others, and 100 MiB are free; make room"
     ):
         check_room(812 * 2**20, 1, Room(100 * 2**20, None))
 
