@@ -192,6 +192,7 @@ def test_a_release_that_turns_bad_in_the_bake_is_swapped_back_by_itself(blue_gre
     assert (summary.lost, summary.harmed > 0) == (0, True), summary.examples
 
 
+@pytest.mark.long
 def test_a_release_within_the_limit_that_fails_more_than_what_carried_before_is_swapped_back(
     blue_green: Rollouts,
 ) -> None:
