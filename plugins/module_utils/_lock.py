@@ -16,6 +16,7 @@ import typing as t
 import urllib.parse
 
 POLL_SECONDS = 0.05
+PID_LENGTH = 20  # bytes in a lock file
 
 
 class LockError(Exception):
@@ -51,10 +52,9 @@ def exclusive_folder(path: str, seconds: float) -> t.Iterator[None]:
 def take(handle: int, seconds: float) -> None:
     """Lock an open file, until it is closed; wait for it up to ``seconds``. Raises LockError."""
     _wait(handle, seconds)
-    # For the message of whoever waits in vain; a full disk is no reason not to hold it.
+    # For the message of whoever waits in vain; a full disk is no reason not to hold it. Not cut short first: that waits for the disk.
     with contextlib.suppress(OSError):
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        os.pwrite(handle, str(os.getpid()).ljust(PID_LENGTH).encode(), 0)
 
 
 def _wait(handle: int, seconds: float) -> None:
@@ -71,7 +71,7 @@ def _wait(handle: int, seconds: float) -> None:
 
 def _holder(handle: int) -> str:
     try:
-        pid = os.pread(handle, 20, 0).decode("ascii", "replace")
+        pid = os.pread(handle, PID_LENGTH, 0).decode("ascii", "replace").strip()
     except OSError:
         pid = ""
     return f"process {pid}" if pid.isdigit() else "another process"

@@ -2,14 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is private to the collection; it may change at any time.
-"""What steady_rollout.lua inside NGINX is asked over its unix socket: HTTP, one connection for each request.
+"""What steady_rollout.lua inside NGINX is asked over its unix socket: HTTP, over a connection that stays open until `close`.
 
 This file knows nothing of what weights should be. Whoever reaches the socket may change them: it is in a directory of root's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import http.client
 import json
@@ -36,11 +35,15 @@ class Lost(NginxLuaError):
 
 
 class Api:
-    """``timeout``: seconds, for the connect and for every silence."""
+    """``timeout``: seconds, for the connect and for every silence. A request that failed closes the connection, the next one opens it anew."""
 
     def __init__(self, path: str, timeout: float = 10.0) -> None:
         self._path = path
         self._timeout = timeout
+        self._connection = _Connection(path, timeout)
+
+    def close(self) -> None:
+        self._connection.close()
 
     def read(self) -> dict[str, t.Any]:
         """{process: {nginx, worker, master}, upstreams: {name: {version, servers}}}"""
@@ -59,25 +62,34 @@ class Api:
 
     def _ask(self, method: str, path: str, body: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
         asked = f"{method} {path} at {self._path}"
-        with contextlib.closing(_Connection(self._path, self._timeout)) as connection:
-            try:
-                connection.connect()
-            except OSError as exc:
-                raise NginxLuaError(f"cannot connect to the API of nginx at {self._path}: {_why_not(exc)}") from exc
-            try:
-                connection.request(method, path, None if body is None else json.dumps(body))
-                answer = connection.getresponse()
-                data = answer.read()
-            except socket.timeout as exc:
-                raise Lost(
-                    f"{asked} was not answered in {self._timeout:g} s; see whether the workers of nginx hang, or raise timeout"
-                ) from exc
-            except (OSError, http.client.HTTPException) as exc:
-                raise Lost(
-                    f"{asked} was not answered, the connection was closed ({type(exc).__name__}): nginx was stopped, restarted or "
-                    "reloaded; run it again"
-                ) from exc
+        answered = False
+        try:
+            self._connect()
+            self._connection.request(method, path, None if body is None else json.dumps(body))
+            answer = self._connection.getresponse()
+            data = answer.read()
+            answered = True
+        except socket.timeout as exc:
+            raise Lost(
+                f"{asked} was not answered in {self._timeout:g} s; see whether the workers of nginx hang, or raise timeout"
+            ) from exc
+        except (OSError, http.client.HTTPException) as exc:
+            raise Lost(
+                f"{asked} was not answered, the connection was closed ({type(exc).__name__}): nginx was stopped, restarted or "
+                "reloaded; run it again"
+            ) from exc
+        finally:
+            if not answered:
+                self._connection.close()
         return _judged(asked, answer.status, data)
+
+    def _connect(self) -> None:
+        if self._connection.sock is not None:
+            return
+        try:
+            self._connection.connect()
+        except OSError as exc:
+            raise NginxLuaError(f"cannot connect to the API of nginx at {self._path}: {_why_not(exc)}") from exc
 
 
 class _Connection(http.client.HTTPConnection):

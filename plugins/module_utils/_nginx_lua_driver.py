@@ -10,6 +10,7 @@ lowering others. The servers that gain traffic are seen to accept connections be
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ class NginxLuaDriver(NginxCalls):
         return (self.lock_name(backend),)
 
     def read(self, backends: t.Sequence[str]) -> Reading:
-        answer = self._answer()
+        with self._api() as api:
+            answer = _answer(api)
         states = {name: state_of(self.socket, answer, name) for name in backends}
         found, since = self._counted(backends) if self.config else ({}, "")
         told: dict[str, dict[str, t.Any]] = {}
@@ -167,49 +169,32 @@ class NginxLuaDriver(NginxCalls):
             brought = self._bring(backend, aim)
             return self._told(backend, Brought(first, brought.reached, raised or brought.put), set(safe), out)
 
-    def _answer(self) -> dict[str, t.Any]:
-        """A reading can be asked for again where a reload closed its connection."""
-        api = Api(self.socket, self.timeout)
-        try:
-            return api.read()
-        except Lost:
-            return api.read()
+    def _api(self) -> contextlib.closing[Api]:
+        return contextlib.closing(Api(self.socket, self.timeout))
 
     def _state(self, backend: str) -> State:
-        return state_of(self.socket, self._answer(), backend)
+        with self._api() as api:
+            return state_of(self.socket, _answer(api), backend)
 
     def _bring(self, backend: str, aim: t.Callable[[State], list[Server]]) -> Brought:
         """Have in force what ``aim`` makes of what is: once more where that changed in between, or the answer was lost."""
         first: State | None = None
         why: LoadBalancerError | None = None
         was_lost = False
-        for _attempt in range(ATTEMPTS):
-            now = self._state(backend)
-            first = first or now
-            after = aim(now)
-            if after == now.servers:
-                return Brought(first, now, was_lost)
-            if self.check_mode:
-                return Brought(first, now._replace(servers=after), False)
-            try:
-                return Brought(first, self._put(backend, now, after), True)
-            except (Conflict, Lost) as exc:
-                why, was_lost = exc, was_lost or isinstance(exc, Lost)
+        with self._api() as api:
+            for _attempt in range(ATTEMPTS):
+                now = state_of(self.socket, _answer(api), backend)
+                first = first or now
+                after = aim(now)
+                if after == now.servers:
+                    return Brought(first, now, was_lost)
+                if self.check_mode:
+                    return Brought(first, now._replace(servers=after), False)
+                try:
+                    return Brought(first, _put(api, backend, now, after), True)
+                except (Conflict, Lost) as exc:
+                    why, was_lost = exc, was_lost or isinstance(exc, Lost)
         raise NginxLuaError(f"upstream {backend}: {why}, {ATTEMPTS} times in a row. Find out who else changes it.")
-
-    def _put(self, backend: str, now: State, after: t.Sequence[Server]) -> State:
-        """Raises NginxLuaError, and then nothing was changed, unless it is Lost."""
-        moved = [one for one, old in zip(after, now.servers) if one != old]
-        told = [{"name": one.name, "weight": one.weight, "state": one.state} for one in moved]
-        answer = Api(self.socket, self.timeout).put(backend, now.version, told)
-        found = now._replace(version=answer["version"], servers=[_server(one, None) for one in answer["servers"]])
-        read, wanted = _settings(found.servers), _settings(after)
-        wrong = [name for name, setting in wanted.items() if read.get(name) != setting]
-        if wrong:
-            raise NginxLuaError(
-                f"upstream {backend}: read back, {', '.join(wrong[:5])} is not as it was told. Read the upstream before anything else."
-            )
-        return found
 
     def _refuse_cut(self, backend: str, before: t.Sequence[Server], going: t.Sequence[Server]) -> None:
         """NGINX cannot end single requests, and to end a worker would break requests of every upstream that it serves."""
@@ -268,7 +253,8 @@ class NginxLuaDriver(NginxCalls):
         return NginxLuaError(f"{text}. Everything was put back as it was.")
 
     def _survival(self, backends: t.Sequence[str]) -> tuple[bool, str]:
-        kept = Api(self.socket, self.timeout).kept()
+        with self._api() as api:
+            kept = api.kept()
         problems = [f"upstream {name}: {kept[name]}" for name in backends if kept.get(name)]
         return not problems, "; ".join(problems)
 
@@ -292,6 +278,29 @@ class NginxLuaDriver(NginxCalls):
             survives_reload=survives,
             survives_reload_reason=reason,
         )
+
+
+def _answer(api: Api) -> dict[str, t.Any]:
+    """A reading can be asked for again where a reload closed its connection."""
+    try:
+        return api.read()
+    except Lost:
+        return api.read()
+
+
+def _put(api: Api, backend: str, now: State, after: t.Sequence[Server]) -> State:
+    """Raises NginxLuaError, and then nothing was changed, unless it is Lost."""
+    moved = [one for one, old in zip(after, now.servers) if one != old]
+    told = [{"name": one.name, "weight": one.weight, "state": one.state} for one in moved]
+    answer = api.put(backend, now.version, told)
+    found = now._replace(version=answer["version"], servers=[_server(one, None) for one in answer["servers"]])
+    read, wanted = _settings(found.servers), _settings(after)
+    wrong = [name for name, setting in wanted.items() if read.get(name) != setting]
+    if wrong:
+        raise NginxLuaError(
+            f"upstream {backend}: read back, {', '.join(wrong[:5])} is not as it was told. Read the upstream before anything else."
+        )
+    return found
 
 
 def process_of(answer: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -225,8 +225,10 @@ def as_dicts(
 
 
 def _counts_of(server: Server, counters: t.Mapping[str, t.Mapping[str, t.Any]] | None) -> t.Mapping[str, t.Any] | None:
+    if counters is None:
+        return None
     address = server.logged_as
-    return None if counters is None or address is None else counters.get(address, {})
+    return None if address is None else counters.get(address, {})
 
 
 def uncountable(servers: t.Sequence[Server]) -> str:

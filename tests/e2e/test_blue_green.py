@@ -48,7 +48,6 @@ def taken_back(repeated: Seen, story: Rollouts) -> Seen:
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_good_release_is_promoted(promoted: Seen) -> None:
     promoted.result.expect(0, "promoted")
@@ -56,7 +55,6 @@ def test_a_good_release_is_promoted(promoted: Seen) -> None:
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> None:
     for name in LOAD_BALANCERS:
@@ -65,7 +63,6 @@ def test_the_idle_colour_gets_the_release_and_all_traffic(promoted: Seen) -> Non
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_the_old_colour_stays_as_it_was(promoted: Seen) -> None:
     assert {promoted.releases[host] for host in BLUE} == {"1.0.0"}
@@ -73,7 +70,6 @@ def test_the_old_colour_stays_as_it_was(promoted: Seen) -> None:
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
     # While one takes over from the other, both do.
@@ -82,7 +78,6 @@ def test_one_colour_carries_all_at_every_moment(promoted: Seen) -> None:
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_the_share_that_was_seen_is_told(promoted: Seen) -> None:
     assert re.search(r"100\.0 % of (\d+ requests|the traffic)", promoted.result.output), promoted.result.output
@@ -137,7 +132,6 @@ def test_unequal_base_weights_are_kept(start_blue_green: t.Callable[..., Rollout
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_second_run_of_the_same_release_changes_nothing(promoted: Seen, repeated: Seen) -> None:
     repeated.result.expect(0, "unchanged")
@@ -169,7 +163,6 @@ def test_check_mode_leaves_no_trace_that_a_rollout_would_find(blue_green: Rollou
 
 
 @pytest.mark.xdist_group("test_blue_green_promoted")
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_rollback_swaps_back_to_the_warm_colour(taken_back: Seen) -> None:
     taken_back.result.expect(0, "rolled_back")
@@ -192,6 +185,7 @@ def test_a_release_that_turns_bad_in_the_bake_is_swapped_back_by_itself(blue_gre
     assert (summary.lost, summary.harmed > 0) == (0, True), summary.examples
 
 
+@pytest.mark.long
 def test_a_release_within_the_limit_that_fails_more_than_what_carried_before_is_swapped_back(
     blue_green: Rollouts,
 ) -> None:

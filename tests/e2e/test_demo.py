@@ -174,9 +174,3 @@ def test_a_release_that_is_broken_in_another_way_is_taken_back(start_demo: t.Cal
     assert int(found[2]) == 0, demo.output
     # A slow answer is a good one to the load, as long as it is not too slow.
     assert harm.startswith("release 2.1.0 harmed no request") == (fault in ("slow", "unhealthy")), demo.output
-
-
-def test_what_is_not_there_yet_is_refused(start_demo: t.Callable[..., Demo]) -> None:
-    demo = start_demo("--lb", "nginx")
-    assert demo.end(END_SECONDS) == 2
-    assert demo.output == "demo: --lb nginx is not there yet; there is haproxy.\n"

@@ -58,6 +58,7 @@ def test_nothing_is_wrong_with_a_healthy_fleet(shop: Rollouts) -> None:
     assert shop.states() == before
 
 
+@pytest.mark.long
 def test_a_server_that_nobody_claims_is_let_in_when_all_records_want_it(shop: Rollouts) -> None:
     record(shop)
     shop.fleet.ask("lb1", f"set server {BACKEND}/web1 state drain")
@@ -72,6 +73,7 @@ def test_a_server_that_nobody_claims_is_let_in_when_all_records_want_it(shop: Ro
     assert all(shop.carrying(name) == {"web1", "web2"} for name in LOAD_BALANCERS)
 
 
+@pytest.mark.long
 def test_a_server_that_no_record_speaks_of_is_left_alone(shop: Rollouts) -> None:
     record(shop, "lb1")
     shop.fleet.set_state("web2", "drain")

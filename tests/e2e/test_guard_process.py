@@ -167,6 +167,7 @@ def test_a_load_balancer_that_is_down_is_restored_when_it_is_back(rollout: Contr
     expect_safe(rollout.lab, 15)
 
 
+@pytest.mark.long
 def test_what_stays_out_is_asked_about_without_filling_the_journal(rollout: Controller) -> None:
     for app in rollout.lab.apps[:2]:
         app.healthy = False

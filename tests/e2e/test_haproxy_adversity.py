@@ -168,6 +168,7 @@ def test_when_the_new_side_dies_as_it_is_let_in_the_old_one_is_not_lowered(
     assert lab.raw() == {"web1": (10, 0), "web2": (10, 8)}
 
 
+@pytest.mark.long
 def test_a_server_deleted_in_the_middle_is_told(start: START) -> None:
     lab = start(SHOP)
     lab.wait_status("UP", "web1", "web2", "web3")

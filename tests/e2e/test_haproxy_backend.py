@@ -124,6 +124,7 @@ def test_the_last_healthy_server_cannot_leave_while_the_others_are_down(shop: La
         shop.change(Wanted("web1", state="drain"))
 
 
+@pytest.mark.long
 def test_a_server_on_its_way_down_is_not_what_may_be_left(start: t.Callable[..., Lab]) -> None:
     lab = start(SHOP.replace("fall 3", "fall 100"))
     lab.wait_status("UP", "web1", "web2", "web3")

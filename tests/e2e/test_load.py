@@ -35,8 +35,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 30.0
 VERSIONS = [
     "system",
-    pytest.param("oldest", marks=pytest.mark.containers),
-    pytest.param("newest", marks=pytest.mark.containers),
+    pytest.param("oldest", marks=[pytest.mark.containers, pytest.mark.long]),
+    pytest.param("newest", marks=[pytest.mark.containers, pytest.mark.long]),
 ]
 
 

@@ -32,8 +32,8 @@ SECONDS = 30.0
 DETACHED_NUMBERS = range(11, 20)  # below those that fleets pick from
 VERSIONS = [
     "system",
-    pytest.param("oldest", marks=pytest.mark.containers),
-    pytest.param("newest", marks=pytest.mark.containers),
+    pytest.param("oldest", marks=[pytest.mark.containers, pytest.mark.long]),
+    pytest.param("newest", marks=[pytest.mark.containers, pytest.mark.long]),
 ]
 
 # Prints the pids of a fleet's processes and waits to be killed.

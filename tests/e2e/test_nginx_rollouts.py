@@ -57,7 +57,7 @@ def weights(seen: Seen) -> set[str]:
     return {weight for rows in seen.states.values() for _status, weight in rows.values()}
 
 
-@on("nginx")
+@on()
 def test_rolling_promotes_a_good_release(start: t.Callable[..., Rollouts]) -> None:
     seen = see(start({"rolling_batches": 1}, apps=3), "rolling", "2.0.0")
     expect(seen, 0, "promoted", "2.0.0", ("web1", "web2", "web3"))
@@ -87,7 +87,7 @@ def test_blue_green_swaps_back_from_a_bad_release(start: t.Callable[..., Rollout
     assert "failed" in seen.result.message
 
 
-@on("nginx")
+@on()
 def test_a_good_canary_is_promoted_by_requests_and_latencies(start: t.Callable[..., Rollouts]) -> None:
     seen = see(
         start({"rollout_analysis": TIMED, "canary_steps": [10, 50], "canary_step_max": 300}, apps=2), "canary", "2.0.0"

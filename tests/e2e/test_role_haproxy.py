@@ -152,6 +152,7 @@ def test_weights_and_states_survive(ready: Host, verb: str) -> None:
     assert servers(ready) == before == {"web1": (33, 0, 8080), "web2": (50, 8, 8080)}
 
 
+@pytest.mark.long
 def test_a_port_that_changes_in_the_configuration_changes(ready: Host, tmp_path: pathlib.Path) -> None:
     ask(ready, "set server shop/web1 weight 33")
     run = apply(ready, tmp_path, shop_with(port=8081))
@@ -159,6 +160,7 @@ def test_a_port_that_changes_in_the_configuration_changes(ready: Host, tmp_path:
     assert servers(ready)["web1"] == (33, 0, 8081)
 
 
+@pytest.mark.long
 def test_a_configuration_that_was_not_loaded_is_loaded_by_the_next_run(ready: Host, tmp_path: pathlib.Path) -> None:
     old = worker(ready)
     # As after a run that died between the two.
@@ -274,6 +276,7 @@ def foreign_check(foreign: Host, tmp_path_factory: pytest.TempPathFactory) -> Ru
     return apply(foreign, tmp_path_factory.mktemp("strict"), {**SHOP, "haproxy_strict": True})
 
 
+@pytest.mark.long
 def test_a_foreign_configuration_is_replaced_when_asked_for_and_kept(tmp_path: pathlib.Path) -> None:
     with Host(image_of(NEWEST)) as host:
         host.write(CONFIG, FOREIGN)

@@ -148,6 +148,7 @@ def test_weights_and_states_that_a_rollout_changed_survive_a_second_run(ready: H
     assert answers(ready) == {"web1", "web3"}
 
 
+@pytest.mark.long
 def test_check_mode_tells_a_change_and_does_not_make_it(ready: Host, tmp_path: pathlib.Path) -> None:
     before = (ready.read(OWN), workers(ready), written(ready))
     run = apply(ready, tmp_path, shop_with(nginx_keepalive=8), "--check", "--diff")
@@ -442,6 +443,7 @@ def test_strict_makes_the_lack_a_failure(foreign_check: Run) -> None:
 
 
 # The last one on this host: it is managed afterwards.
+@pytest.mark.long
 def test_beside_a_foreign_configuration_the_file_is_written_when_asked_for(
     foreign: Host, tmp_path: pathlib.Path
 ) -> None:

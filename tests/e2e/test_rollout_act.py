@@ -19,9 +19,10 @@ import typing as t
 
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils import _fence, _held
+from ansible_collections.steady.rollout.plugins.module_utils._driver import LoadBalancerError
 from ansible_collections.steady.rollout.plugins.module_utils._guard_service import Service
 from ansible_collections.steady.rollout.plugins.module_utils._haproxy_driver import HaproxyDriver
-from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import HaproxyError, lock_name
+from ansible_collections.steady.rollout.plugins.module_utils._haproxy_socket import lock_name
 from ansible_collections.steady.rollout.plugins.module_utils._rollout_act import Act, perform, result
 from ansible_collections.steady.rollout.plugins.module_utils._state import StateError
 from ansible_collections.steady.rollout.plugins.modules import haproxy_backend, rollout_info
@@ -339,7 +340,7 @@ def test_the_lock_does_not_change_hands_during_a_shift(rollout: Controller) -> N
 
 
 def test_a_failed_shift_is_written_down_with_its_reason(rollout: Controller) -> None:
-    with pytest.raises(HaproxyError, match="has no server nope"):
+    with pytest.raises(LoadBalancerError, match="has no server nope"):
         rollout("shift", servers={"shop": [{"name": "nope", "weight": 1}]})
     last = rollout.records()["rollout"]["events"][-1]
     assert (last["event"], last["ok"]) == ("result", False)
@@ -382,7 +383,7 @@ def test_a_shift_that_fails_half_way_names_what_it_has_changed(start: t.Callable
         lab.wait_status("UP", "web1", "web2", "web3", backend=backend)
     both = Controller(lab, "r1", ("shop", "api"))
     both("begin")
-    with pytest.raises(HaproxyError, match=r"no server nope.* Backend api was changed before that"):
+    with pytest.raises(LoadBalancerError, match=r"no server nope.* Backend api was changed before that"):
         both("shift", servers={"api": [{"name": "web1", "weight": 1}], "shop": [{"name": "nope", "weight": 1}]})
     ends = [both.records(name)["rollout"]["events"][-1]["ok"] for name in ("api", "shop")]
     assert ends == [True, False]
@@ -404,7 +405,7 @@ def test_a_shift_that_fails_half_way_names_what_it_has_changed(start: t.Callable
 )
 def test_bad_input_is_refused_and_nothing_is_written(rollout: Controller, options: dict[str, t.Any], said: str) -> None:
     servers, files = rollout.lab.raw(), rollout.files()
-    with pytest.raises((StateError, HaproxyError), match=said):
+    with pytest.raises((StateError, LoadBalancerError), match=said):
         rollout("shift", **options)
     assert (rollout.lab.raw(), rollout.files()) == (servers, files)
 
@@ -575,7 +576,7 @@ def test_a_server_that_is_gone_keeps_no_other_from_coming_back(rollout: Controll
 def test_a_restore_without_a_safe_state_is_refused(shop: Lab) -> None:
     rollout = Controller(shop)
     rollout("begin")
-    with pytest.raises(HaproxyError, match="no safe state was recorded for backend shop"):
+    with pytest.raises(LoadBalancerError, match="no safe state was recorded for backend shop"):
         rollout("restore")
 
 
@@ -586,7 +587,9 @@ def test_a_backend_that_cannot_be_restored_keeps_no_other_from_it(start: t.Calla
     both = Controller(lab, "r1", ("api", "shop"))
     both("begin", safe={"shop": BLUE})
     lab.ask("set server shop/web1 state drain")
-    with pytest.raises(HaproxyError, match=r"not restored: backend api: no safe state .* Backend shop was changed"):
+    with pytest.raises(
+        LoadBalancerError, match=r"not restored: backend api: no safe state .* Backend shop was changed"
+    ):
         both("restore")
     assert lab.raw()["web1"] == (10, READY)
 
@@ -667,7 +670,7 @@ def test_the_modules_act_and_tell(shop: Lab, tmp_path: pathlib.Path) -> None:
 
 
 def test_a_missing_backend_is_told(shop: Lab) -> None:
-    with pytest.raises(HaproxyError, match="has no backend nope"):
+    with pytest.raises(LoadBalancerError, match="has no backend nope"):
         HaproxyDriver(address=shop.socket).read(["shop", "nope"])
 
 
@@ -688,7 +691,7 @@ def test_records_that_cannot_be_trusted_are_a_problem(rollout: Controller) -> No
 
 def test_a_policy_is_kept_to(rollout: Controller) -> None:
     going = [{"name": f"web{i}", "state": "drain"} for i in (1, 2, 3)]
-    with pytest.raises(HaproxyError, match="without any usable server"):
+    with pytest.raises(LoadBalancerError, match="without any usable server"):
         rollout("shift", servers={"shop": going})
     rollout("shift", servers={"shop": going}, driver={"policy": {"allow_empty": True}})
     assert {admin for _weight, admin in rollout.lab.raw().values()} == {DRAIN}

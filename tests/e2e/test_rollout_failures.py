@@ -60,7 +60,6 @@ def test_a_deploy_that_fails_on_one_host_moves_no_traffic(start_blue_green: t.Ca
     assert {shop.releases()[host] for host in BLUE} == {"1.0.0"}
 
 
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_run_once_task_that_fails_fails_the_deploy(blue_green: Rollouts) -> None:
     deploy = blue_green.write_deploy(RELEASE, {**FAIL, "run_once": True})
@@ -70,7 +69,6 @@ def test_a_run_once_task_that_fails_fails_the_deploy(blue_green: Rollouts) -> No
 
 
 @pytest.mark.long
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_handler_that_fails_fails_the_deploy(blue_green: Rollouts) -> None:
     change = {"name": "Change", "ansible.builtin.debug": {}, "changed_when": True, "notify": "Fail"}
@@ -183,7 +181,6 @@ def test_a_load_balancer_that_is_known_to_be_absent_is_done_without(blue_green: 
     blue_green.expect_traffic("2.0.0", GREEN, on=["lb1"])
 
 
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_load_balancer_that_is_lost_in_the_swap_takes_the_swap_back(blue_green: Rollouts) -> None:
     gate = blue_green.gate

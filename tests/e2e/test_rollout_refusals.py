@@ -43,16 +43,20 @@ Refuses = t.Callable[..., None]
     ("given", "words"),
     [
         pytest.param({"rollout_backend": "nowhere"}, ["nowhere", "lb1"], id="unknown backend"),
-        pytest.param({"rollout_load_balancers": []}, ["rollout_load_balancers"], id="no load balancers"),
-        pytest.param({"rollout_load_balancers": ["lb9"]}, ["lb9"], id="unknown load balancer"),
-        pytest.param({"rollout_release": ""}, ["rollout_release"], id="no release"),
+        pytest.param(
+            {"rollout_load_balancers": []}, ["rollout_load_balancers"], id="no load balancers", marks=pytest.mark.long
+        ),
+        pytest.param({"rollout_load_balancers": ["lb9"]}, ["lb9"], id="unknown load balancer", marks=pytest.mark.long),
+        pytest.param({"rollout_release": ""}, ["rollout_release"], id="no release", marks=pytest.mark.long),
         pytest.param({"rollout_deploy": {"role": "nowhere"}}, ["nowhere"], id="unknown role"),
-        pytest.param({"rollout_deploy": {"tasks": "nowhere.yml"}}, ["nowhere.yml"], id="no tasks file"),
-        pytest.param({"rollout_deploy": {}}, ["rollout_deploy"], id="a deploy of nothing"),
+        pytest.param(
+            {"rollout_deploy": {"tasks": "nowhere.yml"}}, ["nowhere.yml"], id="no tasks file", marks=pytest.mark.long
+        ),
+        pytest.param({"rollout_deploy": {}}, ["rollout_deploy"], id="a deploy of nothing", marks=pytest.mark.long),
         pytest.param({"rollout_deploy_release": "1.0.0"}, ["rollout_deploy_release"], id="executor's own variable"),
-        pytest.param({"blue_green_bake": "soon"}, ["soon"], id="no duration"),
-        pytest.param({"blue_green_live": "red"}, ["red"], id="no colour"),
-        pytest.param({"rollout_server": "web1"}, ["web1"], id="one server for all hosts"),
+        pytest.param({"blue_green_bake": "soon"}, ["soon"], id="no duration", marks=pytest.mark.long),
+        pytest.param({"blue_green_live": "red"}, ["red"], id="no colour", marks=pytest.mark.long),
+        pytest.param({"rollout_server": "web1"}, ["web1"], id="one server for all hosts", marks=pytest.mark.long),
         pytest.param({"rollout_probe": {"pfad": "/"}}, ["pfad"], id="unknown word in rollout_probe"),
     ],
 )
@@ -87,6 +91,7 @@ def test_control_variables_that_differ_between_hosts_are_refused(blue_green: Rol
     refuses(blue_green.blue_green("2.0.0"), "bake", "web1", "web2")
 
 
+@pytest.mark.long
 def test_a_colour_without_hosts_is_refused(blue_green: Rollouts, refuses: Refuses) -> None:
     def paint(inventory: dict[str, t.Any]) -> None:
         for variables in inventory["all"]["children"]["app"]["hosts"].values():
@@ -96,6 +101,7 @@ def test_a_colour_without_hosts_is_refused(blue_green: Rollouts, refuses: Refuse
     refuses(blue_green.blue_green("2.0.0"), "green")
 
 
+@pytest.mark.long
 def test_a_host_without_a_colour_is_refused(blue_green: Rollouts, refuses: Refuses) -> None:
     blue_green.write_inventory(
         lambda inventory: inventory["all"]["children"]["app"]["hosts"]["web4"].pop("rollout_track")
@@ -108,6 +114,7 @@ def test_a_server_that_no_host_of_the_play_has_is_refused(blue_green: Rollouts, 
     refuses(blue_green.blue_green("2.0.0"), "web4")
 
 
+@pytest.mark.long
 def test_a_host_whose_server_is_on_no_load_balancer_is_refused(blue_green: Rollouts, refuses: Refuses) -> None:
     blue_green.write_inventory(
         lambda inventory: inventory["all"]["children"]["app"]["hosts"]["web4"].update(rollout_server="web44")
@@ -122,6 +129,7 @@ def test_two_live_colours_are_refused(start_rollouts: t.Callable[..., Rollouts])
     shop.expect_traffic("1.0.0", {"web1", "web2"})
 
 
+@pytest.mark.long
 def test_a_server_that_one_load_balancer_lacks_is_refused(start_blue_green: t.Callable[..., Rollouts]) -> None:
     shop = start_blue_green()
     config = pathlib.Path(shop.fleet.path("lb2", "haproxy.cfg"))
@@ -140,8 +148,13 @@ def test_a_server_that_one_load_balancer_lacks_is_refused(start_blue_green: t.Ca
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
-        pytest.param([{"explode": "green"}], ["1", "explode"], id="unknown step"),
-        pytest.param([{"deploy": "green"}, {"traffic": {"green": 100}}], ["2", "prob"], id="traffic before a probe"),
+        pytest.param([{"explode": "green"}], ["1", "explode"], id="unknown step", marks=pytest.mark.long),
+        pytest.param(
+            [{"deploy": "green"}, {"traffic": {"green": 100}}],
+            ["2", "prob"],
+            id="traffic before a probe",
+            marks=pytest.mark.long,
+        ),
         pytest.param([{"deploy": "red"}], ["1", "red"], id="unknown track"),
         pytest.param([], ["rollout_steps"], id="no steps"),
     ],

@@ -87,7 +87,7 @@ def test_a_rollout_that_went_back_by_itself_is_healthy(start_rollouts: t.Callabl
     assert "custom of release 2.0.0: rolled_back" in result.output
 
 
-@pytest.mark.parametrize("how", ["cut", "silence"])
+@pytest.mark.parametrize("how", ["cut", pytest.param("silence", marks=pytest.mark.long)])
 def test_what_one_load_balancer_says_is_told_when_the_other_does_not_answer(rolling: Rollouts, how: str) -> None:
     getattr(rolling.gate, how)("lb2")
     result = ask(rolling, status_format="json", rollout_lb_timeout=12)

@@ -125,8 +125,8 @@ STRATEGIES = {
             hosts(4),
             {},
             {"rolling_batches": 2},
-            # Its acts are those of blue-green, in another order.
-            kills=4,
+            # Its acts are those of blue-green, in another order, and those of the rolling releases below.
+            everyday=False,
         ),
         # What a driver does in an act is all that is different: its own kills are in e2e.
         *(
