@@ -603,3 +603,26 @@ def test_orders_that_once_left_no_way_on(order: list[t.Any], resumes: bool) -> N
         model.all_die(resumes)
     finally:
         model.teardown()
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize(("way", "outcome"), [("resume", "promoted"), ("rollback", "rolled_back")])
+def test_a_release_that_fails_after_a_migration_is_held_until_somebody_decides(
+    strategy: str, way: str, outcome: str
+) -> None:
+    model = Model()
+    try:
+        model.begin(strategy)
+        model.migrate(True)
+        model.release()
+        controller = model.controllers.pop()
+        while not model.world.migrated:
+            assert controller.advance()
+        controller.fails = True
+        assert controller.finish() == "paused"
+        assert "the migration of 2.0.0 cannot be taken back" in controller.message
+        assert "2.0.0" in model.world.running.values()
+        assert model.start(way, release=model.last_release) is not None, model.refused
+        assert model.complete() == outcome
+    finally:
+        model.teardown()
