@@ -330,6 +330,7 @@ class World:
         self.kill_at = kill_at
         self.acts = 0
         self.concluded: dict[str, t.Any] = {}  # of the last step, for the next act
+        self.says = ""  # what the first host says that it did and that cannot be taken back
         self.watchers: list[t.Callable[[], None]] = []
 
     def survive(self) -> None:
@@ -362,7 +363,8 @@ class World:
         for asked in told["hosts"].values():
             self.survive()
             self.running[asked["member"]] = asked["release"]
-        self.concluded = result_of(run, told, "")
+        said = [self.says] if self.says and any(asked["first"] for asked in told["hosts"].values()) else []
+        self.concluded = result_of(run, told, "", forward_only=said)
 
     def carry_out(self, run: Run) -> None:
         for index in range(run.first, len(run.plan.steps)):
@@ -382,6 +384,12 @@ class World:
     def restore(self, run: Run) -> None:
         self.tell(run, [{**how_to_reach(lb), "act": "restore", **carried(self.concluded)} for lb in run.lbs])
         self.concluded = {}
+
+    def hold(self, run: Run, outcome: str = "paused") -> None:
+        """What the rescue of a rollout does that may not be undone."""
+        self.restore(run)
+        for lb in run.lbs:
+            self.tell(run, [{**how_to_reach(lb), "act": "end", "outcome": outcome, "keep_lock": True}])
 
     def rescue(self, run: Run) -> Run:
         """What the rescue of a rollout does; returns the way back that it went."""

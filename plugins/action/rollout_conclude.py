@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible_collections.steady.rollout.plugins.module_utils import _conclusion
+from ansible_collections.steady.rollout.plugins.module_utils import _conclusion, _forward_only
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
     WATCHES,
@@ -17,6 +17,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     unknown_releases,
     without,
 )
+from ansible_collections.steady.rollout.plugins.plugin_utils._deploy_facts import forward_only_facts
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -66,6 +67,7 @@ class ActionModule(RolloutAction):
         members = [run.members[key] for key in step.members]
         bad_hosts = {*failed_hosts, *(run.members[key].host for key in unknown)}
         lost = _conclusion.lost_members(members, options["acts"], bad_hosts) if problem else []
+        said = self._forward_only(run, told, task_vars) if options["deployed"] else ()
         return {
             "ok": not problem,
             "rollout_id": run.rollout_id,
@@ -74,12 +76,17 @@ class ActionModule(RolloutAction):
             "problem": problem,
             "problems": [*previous.get("problems", ()), *([f"{told['words']}: {problem}"] if problem else ())],
             "lost": sorted({*previous.get("lost", ()), *lost}),
+            "forward_only": list(_forward_only.joined(previous.get("forward_only", ()), said)),
             "failed_lbs": failed_lbs,
             "paused": self._pause(run, told, options["watch"]) if not problem else "",
             "hosts": [] if problem else sorted(told["hosts"]),
             "progress_at": time.time() if told["kind"] in ("admit", *WATCHES) and not problem else at,
-            **result_of(run, told, problem, options["watch"]),
+            **result_of(run, told, problem, options["watch"], said),
         }
+
+    def _forward_only(self, run: Run, told: dict[str, t.Any], task_vars: dict[str, t.Any]) -> tuple[str, ...]:
+        """Also where the deploy failed: what was done before that is done."""
+        return _forward_only.of_hosts(forward_only_facts(task_vars, told["hosts"]), run.rollout_id)
 
     def _pause(self, run: Run, told: dict[str, t.Any], watch: t.Mapping[str, t.Any]) -> str:
         return _conclusion.pause_of(told, watch, run.settings.inconclusive) if run.mode == FORWARD else ""

@@ -16,6 +16,7 @@ from ansible.utils.display import Display
 from ansible_collections.steady.rollout.plugins.module_utils import _preflight
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     end_state,
+    first_host,
     grant,
     how_to_reach,
     shifts,
@@ -75,6 +76,7 @@ class ActionModule(RolloutAction):
             "rollout_id": run.rollout_id,
             "run": run.as_dict(),
             "steps": turns(run),
+            "first_host": first_host(run),
             "words": "; ".join(decision.words),
             "plan": [
                 f"{number}. {step.words()}" for number, step in enumerate(run.plan.steps, 1) if number > run.first

@@ -10,6 +10,7 @@ import typing as t
 from ansible_collections.steady.rollout.plugins.module_utils import _report
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import of_this
 from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run, carried, how_to_reach
+from ansible_collections.steady.rollout.plugins.module_utils._forward_only import on_record
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -37,7 +38,7 @@ class ActionModule(RolloutAction):
             {
                 **how_to_reach(lb),
                 "act": "end",
-                "record": {"message": report.message},
+                "record": {"message": report.message, **on_record(options["recovery"].get("forward_only") or ())},
                 **carried(of_this(options["concluded"], run.rollout_id, UNDO)),
                 "outcome": report.outcome,
                 "keep_lock": report.keep_lock,

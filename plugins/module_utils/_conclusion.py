@@ -137,6 +137,7 @@ def left_out(told: t.Mapping[str, t.Any], rollout_id: str, previous: t.Mapping[s
         "problem": previous.get("problem", ""),
         "problems": list(previous.get("problems", ())),
         "lost": list(previous.get("lost", ())),
+        "forward_only": list(previous.get("forward_only", ())),
         "failed_lbs": list(previous.get("failed_lbs", ())),
         "paused": "",
         "hosts": [],

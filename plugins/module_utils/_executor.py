@@ -17,6 +17,7 @@ import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import carries, probe_place
+from ansible_collections.steady.rollout.plugins.module_utils._forward_only import on_record
 from ansible_collections.steady.rollout.plugins.module_utils._plan import CANARY, STABLE, Member, Plan, Step
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import listed
 from ansible_collections.steady.rollout.plugins.module_utils._weights import split
@@ -92,6 +93,7 @@ class Run:
     ``first``: the number of the step it begins with; those before it were taken by a rollout that it goes on with.
     ``glance``: the number of the step that was paused at, which is looked at once more before more traffic moves; -1 for none.
     ``full``: whether it goes straight to the end from there. ``analysis``: what the judge knew when it was left.
+    ``forward_only``: what the rollouts that it goes on with, or takes back, did that cannot be taken back.
     ``action``: deploy or undo, told to the user's role. ``mode``: in UNDO nothing fails, it stops.
     """
 
@@ -110,6 +112,7 @@ class Run:
     glance: int = -1
     full: bool = False
     analysis: t.Mapping[str, t.Any] = field(default_factory=dict)
+    forward_only: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, t.Any]:
         plain = ("rollout_id", "mode", "action", "deploy_key", "first", "glance", "full")
@@ -123,6 +126,7 @@ class Run:
             "previous": dict(self.previous),
             "out": list(self.out),
             "addresses": {key: list(place) for key, place in self.addresses.items()},
+            "forward_only": list(self.forward_only),
         }
 
     @classmethod
@@ -135,6 +139,7 @@ class Run:
             out=tuple(data["out"]),
             addresses=data["addresses"],
             **{name: data[name] for name in ("first", "glance", "full", "analysis")},
+            forward_only=tuple(data["forward_only"]),
         )
 
     @property
@@ -530,9 +535,14 @@ def _tell_poll(run: Run, lb: LoadBalancer, step: Step) -> dict[str, t.Any]:
 
 
 def result_of(
-    run: Run, told: t.Mapping[str, t.Any], problem: str, watch: t.Mapping[str, t.Any] | None = None
+    run: Run,
+    told: t.Mapping[str, t.Any],
+    problem: str,
+    watch: t.Mapping[str, t.Any] | None = None,
+    forward_only: t.Sequence[str] = (),
 ) -> dict[str, t.Any]:
-    """What the next act writes down of a step: its result, what was seen to run, once it was probed, and what the judge knows.
+    """What the next act writes down of a step: its result, what was seen to run, once it was probed, what the judge knows, and what
+    cannot be taken back.
 
     A call of its own would cost as much as the step. Until it is written the step counts as not done, which is safe.
     """
@@ -545,6 +555,7 @@ def result_of(
         "kind": step.kind,
         "ok": not problem,
         "problem": problem,
+        **on_record(forward_only),
     }
     if told["watch"] and told["watch"]["judge"] and watch and watch.get("key") == told["key"]:
         record.update(verdict=watch["verdict"], reason=watch["reason"], analysis=watch["analysis"])
@@ -570,7 +581,8 @@ def how_to_reach(lb: LoadBalancer) -> dict[str, t.Any]:
 
 def _tell_hosts(run: Run, step: Step) -> dict[str, dict[str, t.Any]]:
     """What the user's role is told on each host of a deploy step. A host whose release nobody knows is not undone."""
-    told = {}
+    told, (number, first) = {}, first_to_deploy(run.plan)
+    first = first if number == _place(run.plan.steps, step) else ""
     for key in step.members:
         member = run.members[key]
         if run.releases.get(key) is not None:
@@ -580,8 +592,21 @@ def _tell_hosts(run: Run, step: Step) -> dict[str, dict[str, t.Any]]:
                 "action": run.action,
                 "track": member.track,
                 "member": key,
+                "first": run.action == "deploy" and key == first,
             }
     return told
+
+
+def first_to_deploy(plan: Plan) -> tuple[int, str]:
+    """The first deploy of a plan, and its first member: where that is done which a release needs once. (-1, "") without a deploy."""
+    deploys = ((number, step) for number, step in enumerate(plan.steps) if step.kind == "deploy" and step.members)
+    return next(((number, step.members[0]) for number, step in deploys), (-1, ""))
+
+
+def first_host(run: Run) -> str:
+    """The host that will be told to be the first; "" where that is over, or in an undo."""
+    number, key = first_to_deploy(run.plan)
+    return run.members[key].host if key and number >= run.first and run.action == "deploy" else ""
 
 
 def unknown_releases(run: Run, step: Step) -> list[str]:

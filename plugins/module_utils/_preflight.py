@@ -21,6 +21,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     walk,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._fleet import FleetError, Reading, carries
+from ansible_collections.steady.rollout.plugins.module_utils._forward_only import gone_back, on_record
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Member, Plan
 from ansible_collections.steady.rollout.plugins.module_utils._plan_error import PlanError
 from ansible_collections.steady.rollout.plugins.module_utils._recovery import Recovery, back_from
@@ -185,28 +186,38 @@ def _refuse_held(targets: Targets, answers: t.Mapping[str, t.Any]) -> None:
     holder, places = next(iter(holders.items()))
     held = f"rollout {holder} holds {', '.join(targets.backends)} on {', '.join(places)}"
     left = _lease_left(answers, (holder,))
+    ways_on = _ways_on(answers, holder, targets.backends)
     if _states(answers, (holder,)) == {PAUSED}:
         until = f" and goes back by itself in {min(left.values()):.0f} s" if left else ""
-        raise Refused(f"{held}: it is paused{until}; {_ways_on(answers, holder)}")
+        raise Refused(f"{held}: it is paused{until}; {ways_on}")
     if not left:
-        raise Refused(f"{held}: it is running, or did not end well; let it end, or {_ways_on(answers, holder)}")
+        raise Refused(f"{held}: it is running, or did not end well; let it end, or {ways_on}")
     lb = max(left, key=lambda name: left[name])
     raise Refused(
         f"{held}, and seems to be at work: on {lb} the lease of its last act runs for another {left[lb]:.0f} s; let it end, or wait "
-        f"for that and then {_ways_on(answers, holder)}"
+        f"for that and then {ways_on}"
     )
 
 
-def _ways_on(answers: t.Mapping[str, t.Any], rollout_id: str) -> str:
+def _ways_on(answers: t.Mapping[str, t.Any], rollout_id: str, backends: t.Sequence[str]) -> str:
     """What to do with a rollout that is not at work any more, in words."""
     # All load balancers must be in a state that allows it.
     state = min(_states(answers, (rollout_id,)), key=lambda state: len(WAYS_ON[state]), default=ROLLING_BACK)
     back = "take it back with the playbook steady.rollout.rollback"
     if "promote" in WAYS_ON[state]:
         return f"go on with it by the playbook steady.rollout.promote, or {back}"
-    if "resume" not in WAYS_ON[state]:
+    if "resume" not in WAYS_ON[state] and not _is_held(answers, rollout_id, backends):
         return back
     return f"go on with it by the same command and -e rollout_action=resume, or {back}"
+
+
+def _is_held(answers: t.Mapping[str, t.Any], rollout_id: str, backends: t.Sequence[str]) -> bool:
+    """Whether it did what cannot be taken back, so that none of its hosts was undone."""
+    try:
+        recovery = back_from({lb: answer for lb, answer in answers.items() if answer.get("records")}, backends)
+    except PlanError:
+        return False
+    return recovery is not None and recovery.rollout_id == rollout_id and recovery.is_held
 
 
 def _states(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> set[str]:
@@ -264,6 +275,7 @@ def _begin(run: Run, carried: t.Sequence[str]) -> dict[str, t.Any]:
         "previous": dict(run.previous),
         "deploy_key": run.deploy_key,
         "carried": list(carried),
+        **on_record(run.forward_only),
     }
 
 
@@ -389,7 +401,7 @@ def _decide_resume(targets: Targets, answers: t.Mapping[str, t.Any], rollout_id:
     # What was in deploy, and was not seen to be good since, may carry nothing before it is.
     good = admitted_at(run, first)
     out = tuple(dict.fromkeys(key for group in recovery.deployed for key in group if key not in good))
-    run = replace(run, first=first, out=out, analysis=analysis_of(records))
+    run = replace(run, first=first, out=out, analysis=analysis_of(records), forward_only=recovery.forward_only)
     if targets.action == "promote":
         glance = paused_at(run, records)
         run = replace(
@@ -432,6 +444,8 @@ def _state_to_go_on(recovery: Recovery, answers: t.Mapping[str, t.Any], action: 
     """The state of the rollout, where it is one that can go on. Raises Refused."""
     states = _states(answers, recovery.holders)
     stuck = sorted(state for state in states if action not in WAYS_ON[state])
+    if action == "resume" and recovery.is_held:
+        stuck = []  # only traffic went back, and whether the servers are as some step left them is seen below
     if recovery.ended and recovery.outcome != "paused":
         raise Refused(f"rollout {recovery.rollout_id} ended as {recovery.outcome}; there is nothing to {action}")
     if action == "promote" and stuck and "resume" in WAYS_ON[stuck[0]]:
@@ -530,6 +544,7 @@ def _decide_rollback(
     _refuse_other_deploy(recovery, run, targets)
     of = {"of": recovery.rollout_id, "after": list(recovery.holders)}
     begin = {**_begin(run, recovery.carried), **of, "deployed": recovery.deployed}
+    warnings = tuple(text for text in [gone_back(recovery.forward_only)] if text)
     if recovery.goes_forward:
         if not run.plan.steps:
             return Decision("unchanged", None, (f"rollout {recovery.rollout_id} changed nothing to take back",), (), {})
@@ -538,12 +553,14 @@ def _decide_rollback(
         _check_capacity(run, answers)
         begin = {**_begin(run, _fleet.in_rotation(run.plan.members, answers)), **of}
         holders = recovery.holders if recovery.locked else ()
-        return Decision("run", run, (recovery.words,), (), begin, holders, reason, recovery, "hold", "rolled_back")
+        return Decision(
+            "run", run, (recovery.words,), warnings, begin, holders, reason, recovery, "hold", "rolled_back"
+        )
     return Decision(
         "recover",
         run,
         (recovery.words,),
-        (),
+        warnings,
         begin,
         take_over=recovery.holders,
         reason=reason,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.steady.rollout.plugins.module_utils import _fleet
+from ansible_collections.steady.rollout.plugins.module_utils import _fleet, _forward_only
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     FORWARD,
     UNDO,
@@ -52,6 +52,8 @@ class Recovery:
     deployed: tuple[tuple[str, ...], ...]
     found: t.Mapping[str, Found]  # per load balancer that has the record
     after: tuple[str, ...] = ()  # the rollouts that it took over itself, on some load balancer maybe not to the end
+    forward_only: tuple[str, ...] = ()  # what was done on the way that cannot be taken back
+    undone: bool = False  # whether the way back of the hosts was begun: not where only traffic was returned
 
     @property
     def ended(self) -> bool:
@@ -88,7 +90,13 @@ class Recovery:
     @property
     def words(self) -> str:
         state = f"ended as {self.outcome}" if self.outcome else "did not end"
-        return f"rollout {self.rollout_id} of release {self.plan.release} {state}; it is taken back"
+        words = f"rollout {self.rollout_id} of release {self.plan.release} {state}; it is taken back"
+        return "; ".join(part for part in (words, _forward_only.gone_back(self.forward_only)) if part)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it did what cannot be taken back, and its hosts are as its last step left them: it can go on, whatever failed."""
+        return bool(self.forward_only) and not self.undoing and not self.undone
 
     def run(
         self,
@@ -116,6 +124,7 @@ class Recovery:
             deploy_key=self.deploy_key,
             out=() if self.goes_forward else tuple(self._out(now)),
             addresses=addresses,
+            forward_only=self.forward_only,
         )
 
     def left(self, now: Answers) -> list[tuple[str, ...]]:
@@ -272,6 +281,8 @@ def _recovery(rollout_id: str, own: Recorded, earlier: Recorded, locked: bool) -
             deployed=deployed,
             found={lb: _found(each["found"]) for lb, each in begins.items()},
             after=_after(own[0][1]),
+            forward_only=_forward_only.of_records([record for _lb, record in (*own, *earlier)]),
+            undone=any(event.get("mode") == UNDO for record in records for event in record["events"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise PlanError(f"The record of rollout {rollout_id} cannot be read: {type(exc).__name__} {exc}.") from exc

@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.steady.rollout.plugins.module_utils import _forward_only
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
 from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run
 
@@ -42,18 +43,24 @@ def make(
     traffic = (
         f"traffic is back to what was safe on {', '.join(back)}" if back else "traffic was restored on no load balancer"
     )
+    gone = [_forward_only.gone_back(run.forward_only)]  # asked for by a person
     retry = "mend this, then run the playbook steady.rollout.rollback again"
+    forward_only = recovery.get("forward_only") or ()
+    if forward_only:
+        words = [head, traffic, *problems, *_forward_only.held(forward_only)]
+        return Report("paused" if not problems else "rollback_failed", _sentence(words), False, True, tuple(back))
     if on_failure == "hold" and run.action != "undo":
         words = [head, traffic, *problems, "the hosts are held as they are; take all back with steady.rollout.rollback"]
         return Report("paused" if not problems else "rollback_failed", _sentence(words), False, True, tuple(back))
     if problems:
-        return Report("rollback_failed", _sentence([head, traffic, *problems, retry]), False, True, tuple(back))
+        words = [head, traffic, *problems, *gone, retry]
+        return Report("rollback_failed", _sentence(words), False, True, tuple(back))
     if run.action == "undo" and run.mode != UNDO:
         # A way back that failed is not rolled back: the release that was to go is still there.
         touched = any(step.kind == "deploy" for step in run.plan.steps)
-        return Report("rollback_failed", _sentence([head, traffic, retry]), False, touched, tuple(back))
+        return Report("rollback_failed", _sentence([head, traffic, *gone, retry]), False, touched, tuple(back))
     hosts = f"hosts went back: {recovery['words']}" if recovery.get("steps") else "no host had to go back"
-    return Report("rolled_back", _sentence([head, traffic, hosts]), True, False, tuple(back))
+    return Report("rolled_back", _sentence([head, traffic, hosts, *gone]), True, False, tuple(back))
 
 
 def _traffic(run: Run, restored: Results) -> tuple[list[str], list[str]]:
@@ -80,8 +87,8 @@ def _traffic(run: Run, restored: Results) -> tuple[list[str], list[str]]:
 def _undo_problem(recovery: t.Mapping[str, t.Any], concluded: t.Mapping[str, t.Any]) -> str:
     if not recovery:
         return "what the hosts run was not looked at"
-    if recovery.get("problem"):
-        return str(recovery["problem"])
+    if recovery.get("problem") or recovery.get("failed"):
+        return str(recovery.get("problem") or f"what the hosts run could not be told: {why(recovery)}")
     if not recovery.get("steps"):
         return ""
     if concluded.get("mode") != UNDO or concluded.get("index") != recovery["steps"][-1]["index"]:

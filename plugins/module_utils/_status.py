@@ -168,7 +168,7 @@ class _View:
         if lb is None or self.run is None or self.recovery is None:
             return {}
         rollout = self.rollouts[name]
-        if _left_as_safe(self.records[name], rollout):
+        if _left_as_safe(self.records[name], rollout) or (self.recovery.is_held and _goes_back(rollout)):
             safe = self.records[name].get("safe") or {}
             return t.cast("dict[str, dict[str, t.Any]]", safe.get("servers") or {})
         if _goes_back(rollout):
@@ -425,6 +425,7 @@ def _rollout(view: _View) -> dict[str, t.Any] | None:
         "since": leading["at"],
         "last_event_at": _last_at(leading),
         "who": begin.get("who") or {},
+        "forward_only": [_plain(text) for text in recovery.forward_only],
     }
 
 
@@ -479,7 +480,10 @@ def _rollout_reasons(view: _View, now: float) -> list[Reason]:
                 "release again with all load balancers, once none needs to be left out",
             )
         )
-    if recovery.outcome == "rollback_failed":
+    if recovery.outcome == "rollback_failed" and recovery.is_held:
+        what = f"{name} failed, and is held where it was{_message(leading)}"
+        reasons.append(_reason(what, f"mend this; then, to go on, {RESUME}; to take it back on purpose, {ROLL_BACK}"))
+    elif recovery.outcome == "rollback_failed":
         reasons.append(
             _reason(f"{name} could not be taken back wholly{_message(leading)}", f"mend this, then {ROLL_BACK} again")
         )
@@ -768,7 +772,11 @@ def _about_rollout(rollout: t.Mapping[str, t.Any] | None) -> list[str]:
     else:
         words = f" ({_plain(rollout['step_words'])})" if rollout["step_words"] else ""
         stands = f"in progress, step {rollout['step']} of {rollout['steps']}{words}"
-    return [f"  rollout {what}: {stands}; {begun}"]
+    forward_only = ", ".join(rollout["forward_only"])
+    return [
+        f"  rollout {what}: {stands}; {begun}",
+        *([f"  cannot be taken back: {forward_only}"] if forward_only else []),
+    ]
 
 
 def _about_lock(lbs: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[str]:

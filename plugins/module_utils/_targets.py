@@ -45,9 +45,16 @@ GUARDS = ("auto", "systemd", "process", "off")
 # drain and admit are no rollouts: hosts out of rotation and in, around tasks of the user's own. status and doctor look.
 ACTIONS = ("run", "promote", "resume", "rollback", "drain", "admit", "status", "doctor")
 ROLLS_OUT = ("run", "promote", "resume")
-# Set by the executor for the user's role. Given as an extra var they would beat it, and an undo would install the new
-# release once more.
-SET_BY_EXECUTOR = ("rollout_deploy_release", "rollout_deploy_previous", "rollout_deploy_action", "rollout_deploy_track")
+# Set by the executor for the user's role, the last one by the role for the executor. Given as an extra var they would beat it: an
+# undo would install the new release once more, what is to be done on one host be done on all, or a rollout be held for nothing.
+SET_BY_EXECUTOR = (
+    "rollout_deploy_release",
+    "rollout_deploy_previous",
+    "rollout_deploy_action",
+    "rollout_deploy_track",
+    "rollout_deploy_first",
+    "rollout_deploy_forward_only",
+)
 PROBE_OPTIONS = (
     "path",
     "port",
@@ -138,9 +145,11 @@ def check_play(play: Play, action: str) -> None:
         raise Refused(f"the play, or a block or role around the rollout, sets {name}, {INHERITED[name]}; remove it")
     forbidden = [name for name in SET_BY_EXECUTOR if name in play.extra_vars]
     if forbidden:
+        instead = "an undo would install the new release again; give rollout_release instead"
+        if set(forbidden) <= {"rollout_deploy_first", "rollout_deploy_forward_only"}:
+            instead = "it would say the same of every host and of every rollout; leave it out"
         raise Refused(
-            f"{', '.join(forbidden)} was given as extra var, which would beat what the rollout sets: an undo would install the "
-            "new release again; give rollout_release instead"
+            f"{', '.join(forbidden)} was given as extra var, which would beat what the rollout sets: {instead}"
         )
     dead = [host for host in play.hosts if host not in play.alive]
     if dead and action in ROLLS_OUT:

@@ -37,6 +37,11 @@ options:
       - V(rollback), or V(hold) to leave the hosts as they are.
     type: str
     required: true
+  concluded:
+    description:
+      - The last step that was concluded. What it tells of a change that cannot be taken back holds the hosts, whatever O(on_failure) says.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""

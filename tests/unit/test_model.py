@@ -20,7 +20,7 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.steady.rollout.plugins.module_utils import _report
+from ansible_collections.steady.rollout.plugins.module_utils import _forward_only, _report
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad
 from ansible_collections.steady.rollout.plugins.module_utils._driver import Changed, Reading
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
@@ -151,6 +151,8 @@ class World:
         for lb in self.lbs.values():
             lb.servers = {host: {"weight": 10, "state": "drain" if host in idle else "ready"} for host in HOSTS}
         self.ids = (f"r{number}" for number in itertools.count(1))
+        self.migrates = False  # whether the first host of a release changes what cannot be changed back
+        self.migrated: set[str] = set()  # the releases of which that is on record
 
     def is_up(self, server: str) -> bool:
         return self.running[server] is not None
@@ -256,6 +258,7 @@ class Controller:
         self.outcome = self.message = ""
         self._paused = False
         self._concluded: dict[str, t.Any] = {}
+        self._said: list[str] = []  # by the deploys: what cannot be taken back
         self._script = self._play()
 
     def advance(self) -> bool:
@@ -276,6 +279,8 @@ class Controller:
         for one in asked:
             yield
             answers.append(self.world.act(self.run.rollout_id, one))
+            if not bad(answers[-1]) and _forward_only.of_records([{"begin": {}, "events": one.get("results") or ()}]):
+                self.world.migrated.add(self.run.plan.release)
         return answers
 
     def _each(self, **values: t.Any) -> list[dict[str, t.Any]]:
@@ -327,9 +332,11 @@ class Controller:
             problem = "; ".join(answer["msg"] for answer in (yield from self._tell(told["lbs"])) if bad(answer))
             if not problem:
                 for host, what in told["hosts"].items():
-                    yield from self._deploy(host, what["release"])
+                    yield from self._deploy(host, what, run.mode)
             problem = problem or ("the release is bad" if self.fails and run.mode == FORWARD else "")
-            self._concluded = {**result_of(now, told, problem), "mode": run.mode, "index": index}
+            said = self._said if step.kind == "deploy" and run.mode == FORWARD else []
+            more = {"mode": run.mode, "index": index}
+            self._concluded = {**result_of(now, told, problem, forward_only=said), **more}
             if problem:
                 problems.append(problem)
                 if run.mode == FORWARD:
@@ -341,8 +348,13 @@ class Controller:
         self._concluded["problems"] = problems
         return not problems
 
-    def _deploy(self, host: str, release: str) -> Script:
+    def _deploy(self, host: str, what: t.Mapping[str, t.Any], mode: str) -> Script:
+        release = what["release"]
         yield
+        if what["first"] and self.world.migrates:
+            self._said.append(f"the migration of {release}")
+        if mode == UNDO and self.decision.kind == "run":
+            assert self.run.plan.release not in self.world.migrated, "undone by itself after a migration"
         self.world.running[host] = None
         self.world.check()
         yield
@@ -355,6 +367,8 @@ class Controller:
         usable = {answer["item"]["lb"] for answer in restored if not bad(answer)}
         answers = {name: answer for name, answer in self.world.answers().items() if name in usable}
         recovery: dict[str, t.Any] = {"steps": [], "problem": "", "words": ""}
+        if run.action == "deploy" and (run.forward_only or self._said):
+            on_failure, recovery["forward_only"] = "hold", [*run.forward_only, *self._said]
         found = back_from(answers, ["shop"]) if answers and on_failure != "hold" else None
         if on_failure != "hold" and (found is None or found.rollout_id != run.rollout_id):
             recovery["problem"] = "no record"
@@ -460,6 +474,10 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
         self.controllers.remove(data.draw(st.sampled_from(self.controllers)))
+
+    @rule(migrates=st.booleans())
+    def migrate(self, migrates: bool) -> None:
+        self.world.migrates = migrates
 
     @rule(name=st.sampled_from(["lb1", "lb2"]))
     def expire(self, name: str) -> None:
@@ -583,5 +601,28 @@ def test_orders_that_once_left_no_way_on(order: list[t.Any], resumes: bool) -> N
             else:
                 model.release()
         model.all_die(resumes)
+    finally:
+        model.teardown()
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize(("way", "outcome"), [("resume", "promoted"), ("rollback", "rolled_back")])
+def test_a_release_that_fails_after_a_migration_is_held_until_somebody_decides(
+    strategy: str, way: str, outcome: str
+) -> None:
+    model = Model()
+    try:
+        model.begin(strategy)
+        model.migrate(True)
+        model.release()
+        controller = model.controllers.pop()
+        while not model.world.migrated:
+            assert controller.advance()
+        controller.fails = True
+        assert controller.finish() == "paused"
+        assert "the migration of 2.0.0 cannot be taken back" in controller.message
+        assert "2.0.0" in model.world.running.values()
+        assert model.start(way, release=model.last_release) is not None, model.refused
+        assert model.complete() == outcome
     finally:
         model.teardown()

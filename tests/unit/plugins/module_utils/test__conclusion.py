@@ -234,6 +234,7 @@ def test_a_step_that_was_left_out_says_again_what_went_wrong_and_notes_nothing()
         "problem": "web1: x",
         "problems": ["Step 2: web1: x"],
         "lost": ["web1"],
+        "forward_only": ["the migration of 2.0.0"],
         "failed_lbs": ["lb1"],
         "progress_at": 7.0,
         "results": [{"step": 1, "ok": False}],

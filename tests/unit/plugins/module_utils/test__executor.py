@@ -260,7 +260,14 @@ def test_a_step_that_follows_a_failure_tells_nothing():
 
 def test_each_host_of_a_deploy_step_is_told_what_to_put_there_and_what_was_there():
     told = tell(roll(batch=2), 1, False)["hosts"]
-    assert told["web2"] == {"release": NEW, "previous": OLD, "action": "deploy", "track": "", "member": "web2"}
+    assert told["web2"] == {
+        "release": NEW,
+        "previous": OLD,
+        "action": "deploy",
+        "track": "",
+        "member": "web2",
+        "first": False,
+    }
     assert sorted(told) == ["web1", "web2"]
 
 

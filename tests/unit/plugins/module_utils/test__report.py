@@ -17,6 +17,8 @@ CAUSE = "web2: the deploy failed: no space left"
 RESTORED = [{"item": {"lb": "lb1"}, "out": {}}, {"item": {"lb": "lb2"}}]
 BACK = {"steps": [{"index": 0}, {"index": 1}], "words": "drain web1; deploy web1"}
 NO_STEPS: dict[str, t.Any] = {"steps": [], "words": "No host has to go back"}
+MIGRATION = "the migration of 2.0.0"
+HELD = {**NO_STEPS, "forward_only": [MIGRATION]}
 DONE = {"mode": UNDO, "index": 1, "ok": True, "problems": []}
 
 
@@ -59,6 +61,10 @@ OUT = [{"item": {"lb": "lb1"}, "out": {"shop": {"web2": "web2 is not UP"}}}, RES
         ({"concluded": {**DONE, "ok": False, "problems": ["no answer"]}}, "rollback_failed", False, True),
         ({"on_failure": "hold", "recovery": NO_STEPS}, "paused", False, True),
         ({"on_failure": "hold", "recovery": NO_STEPS, "restored": SILENT}, "rollback_failed", False, True),
+        ({"recovery": HELD}, "paused", False, True),
+        ({"recovery": HELD, "on_failure": "hold"}, "paused", False, True),
+        ({"recovery": HELD, "restored": OUT}, "rollback_failed", False, True),
+        ({"recovery": {"failed": True, "msg": "a defect"}}, "rollback_failed", False, True),
         ({"run": ROLLED, "recovery": NO_STEPS, "on_failure": "hold"}, "rollback_failed", False, True),
         ({"run": run(action="undo"), "recovery": NO_STEPS}, "rollback_failed", False, False),
         ({"run": run(action="undo"), "recovery": NO_STEPS, "on_failure": "hold"}, "rollback_failed", False, False),
@@ -101,6 +107,21 @@ def test_what_went_wrong_with_the_hosts_is_told():
 
 def test_on_hold_the_way_back_is_named():
     assert report(on_failure="hold", recovery=NO_STEPS).message.endswith("take all back with steady.rollout.rollback")
+
+
+def test_where_something_cannot_be_taken_back_the_cause_and_the_ways_on_are_told():
+    assert report(recovery=HELD).message == (
+        f"release 2.0.0 (custom) failed: {CAUSE}; traffic is back to what was safe on lb1, lb2; {MIGRATION} cannot be taken back, so the "
+        "hosts are held as they are: none was put back to its former release, and what was not yet seen to be good stays out of rotation; "
+        "mend what failed and go on by the same command and -e rollout_action=resume, or go back on purpose with the playbook "
+        "steady.rollout.rollback: then the former release runs on what this left"
+    )
+
+
+def test_a_rollback_on_purpose_tells_what_cannot_be_taken_back():
+    made = report(run=run(mode=UNDO, action="undo", forward_only=(MIGRATION,)), cause="")
+    assert made.outcome == "rolled_back"
+    assert made.message.endswith(f"{MIGRATION} cannot be taken back: the former release runs on what this left")
 
 
 def test_a_rollback_that_was_asked_for_tells_no_failed_release():

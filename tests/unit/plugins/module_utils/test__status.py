@@ -372,6 +372,27 @@ def test_a_rollout_that_did_not_come_to_a_good_end_needs_attention(outcome):
     assert "steady.rollout.rollback" in told["reasons"][0]["do"]
 
 
+def _held(outcome: str) -> dict[str, t.Any]:
+    """After a change that cannot be taken back, the second host failed its probe."""
+    run, world = rolling_world()
+    world.says = "the migration of 2.0.0"
+    world.begin(run, begin_of(run))
+    for index in range(7):
+        world.take(run, index)
+    world.hold(run, outcome)
+    return tell(world.answers())
+
+
+@pytest.mark.parametrize("outcome", ["rollback_failed", "paused"])
+def test_what_cannot_be_taken_back_is_told_with_both_ways_on(outcome):
+    told = _held(outcome)
+    assert told["backends"]["shop"]["rollout"]["forward_only"] == ["the migration of 2.0.0"]
+    assert "  cannot be taken back: the migration of 2.0.0" in lines(told)
+    (reason,) = told["reasons"]
+    assert "rollout_action=resume" in reason["do"]
+    assert "steady.rollout.rollback" in reason["do"]
+
+
 def test_a_lease_that_expired_says_that_nobody_works_on_the_rollout():
     answers = _with(killed(9)[1].answers(), lease={"rollout_id": "r1", "seconds": 120, "left": -30}, guard="running")
     told = tell(answers)

@@ -54,6 +54,11 @@ def refused(message: str) -> t.Any:
             "release again; give rollout_release instead",
         ),
         (
+            {"extra_vars": {"rollout_deploy_first"}},
+            "rollout_deploy_first was given as extra var, which would beat what the rollout sets: it would say the same of every host and "
+            "of every rollout; leave it out",
+        ),
+        (
             {"alive": ("web1", "web3")},
             "web2 did not answer or failed earlier in the play, and a rollout needs the whole fleet; mend or remove it first",
         ),
