@@ -168,5 +168,6 @@ def _migration_problems(values: Values) -> t.Iterator[str]:
             "release_migrate.rollback must be `safe`, where the release before can work with what the migration leaves behind, or `forward_only`, "
             "where it cannot; then a failure holds the rollout instead of undoing it."
         )
-    if int(migrate.get("timeout") or 1) < 1:
-        yield f"release_migrate.timeout is {migrate['timeout']}; it is a number of seconds, 1 or more."
+    timeout = migrate.get("timeout")
+    if timeout is not None and int(timeout) < 1:
+        yield f"release_migrate.timeout is {timeout}; it is a number of seconds, 1 or more."
