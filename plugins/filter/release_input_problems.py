@@ -22,7 +22,7 @@ options:
   _input:
     description:
       - The variables by their names, with C(rollout_release), what a rollout wants on the host or an empty text, and C(rollout_tracks), the
-        names of the host's tracks or nothing.
+        names of the host's tracks.
     type: dict
     required: true
 """

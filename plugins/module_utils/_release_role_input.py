@@ -36,7 +36,7 @@ def input_problems(values: Values) -> list[str]:
     """Sentences, each naming one value that cannot work; empty when all can.
 
     ``values``: the variables of the role by their names, and ``rollout_release``: what a rollout wants on the host, else empty;
-    ``rollout_tracks``: the names of the host's tracks, or None.
+    ``rollout_tracks``: the names of the host's tracks.
     """
     return [
         *_name_problems(values),
@@ -81,7 +81,7 @@ def _name_problems(values: Values) -> t.Iterator[str]:
 
 def _track_problems(values: Values) -> t.Iterator[str]:
     tracks, track = values["rollout_tracks"], values["release_track"]
-    if tracks is None:
+    if not tracks:
         if track and not NAME.fullmatch(track):
             yield f"release_track is {track!r}; it is made of letters, digits and . _ -, and begins with a letter or a digit."
     elif track not in tracks:
@@ -104,7 +104,7 @@ def _source_problems(values: Values) -> t.Iterator[str]:
     for name in ("release_archive", "release_git", "release_git_revision"):
         if str(values[name]).startswith("-") or not LINE.fullmatch(str(values[name])):
             yield f"{name} is {values[name]!r}; it must be one line that does not begin with -."
-    if values["release_package"] and values["rollout_tracks"] is not None:
+    if values["release_package"] and values["rollout_tracks"]:
         yield "release_package cannot serve two tracks: a host has one version of a package. Use archives or images with rollout_tracks."
     if given == ["release_git"] and values["release_checksum"]:
         yield "release_checksum is for archives; the name of a commit, as release_git_revision, is one already."

@@ -23,7 +23,7 @@ from e2e.role_runs import Run, written
 from local_fleet.polling import poll
 
 # In one process: the tests share a host.
-pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_release")]
+pytestmark = [pytest.mark.core, pytest.mark.containers, pytest.mark.xdist_group("test_role_release")]
 
 # Serves the folder it was started in, which is the release.
 APP = """#!/usr/bin/python3

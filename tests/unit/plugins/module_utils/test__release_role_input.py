@@ -39,7 +39,7 @@ GOOD: dict[str, t.Any] = {
     "release_templates": [],
     "release_migrate": {},
     "rollout_release": "",
-    "rollout_tracks": None,
+    "rollout_tracks": [],
 }
 TRACKS = ["blue", "green"]
 PACKAGE = {"release_archive": "", "release_package": "shop", "release_manage_unit": False, "release_command": ""}
