@@ -40,10 +40,15 @@ def apply(role: str, host: Host, folder: pathlib.Path, variables: t.Mapping[str,
 
 def play(host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str) -> Run:
     """Run a play of one's own on a host."""
-    (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **content}]))
-    (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": {"lb1": host.inventory}}}))
+    return playbook(host, folder, json.dumps([{"hosts": "all", "gather_facts": False, **content}]), *flags)
+
+
+def playbook(host: Host, folder: pathlib.Path, text: str, *flags: str) -> Run:
+    """Run a playbook on a host, which is `lb1` of the group `lb`."""
+    (folder / "play.yml").write_text(text)
+    (folder / "inventory.json").write_text(json.dumps({"lb": {"hosts": {"lb1": host.inventory}}}))
     program = pathlib.Path(sys.executable).with_name("ansible-playbook")
-    command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.json"), *flags]
+    command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.yml"), *flags]
     env = {**os.environ, "ANSIBLE_PIPELINING": "true", "ANSIBLE_NOCOLOR": "true"}
     done = subprocess.run(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PLAY_SECONDS
