@@ -44,20 +44,35 @@ def play(
     host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str, names: t.Sequence[str] = ("lb1",)
 ) -> Run:
     """Run a play of one's own on a host, which is all hosts of these names."""
-    with started(host, folder, content, *flags, names=names) as process:
+    return _ended(started(host, folder, content, *flags, names=names))
+
+
+def playbook(host: Host, folder: pathlib.Path, text: str, *flags: str) -> Run:
+    """Run a playbook on a host, which is `lb1` of the group `lb`."""
+    return _ended(_started(host, folder, text, *flags))
+
+
+def _ended(running: contextlib.AbstractContextManager[subprocess.Popen[str]]) -> Run:
+    with running as process:
         output, _nothing = process.communicate(timeout=PLAY_SECONDS)
     return Run(process.returncode, output)
 
 
-@contextlib.contextmanager
 def started(
     host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str, names: t.Sequence[str] = ("lb1",)
-) -> t.Iterator[subprocess.Popen[str]]:
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """A play that runs meanwhile; it is killed in the end, with all that it started."""
-    (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **content}]))
-    (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": dict.fromkeys(names, host.inventory)}}))
+    return _started(host, folder, json.dumps([{"hosts": "all", "gather_facts": False, **content}]), *flags, names=names)
+
+
+@contextlib.contextmanager
+def _started(
+    host: Host, folder: pathlib.Path, text: str, *flags: str, names: t.Sequence[str] = ("lb1",)
+) -> t.Iterator[subprocess.Popen[str]]:
+    (folder / "play.yml").write_text(text)
+    (folder / "inventory.json").write_text(json.dumps({"lb": {"hosts": dict.fromkeys(names, host.inventory)}}))
     program = pathlib.Path(sys.executable).with_name("ansible-playbook")
-    command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.json"), *flags]
+    command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.yml"), *flags]
     env = {**os.environ, "ANSIBLE_PIPELINING": "true", "ANSIBLE_NOCOLOR": "true"}
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -196,10 +196,15 @@ class Result:
 
 
 class Running:
-    """A run of ansible-playbook under way."""
+    """A run of ansible-playbook under way. What it says goes to `folder`, in which it runs unless `cwd` is another."""
 
     def __init__(
-        self, command: t.Sequence[str], folder: pathlib.Path, env: t.Mapping[str, str], niceness: int = NICENESS
+        self,
+        command: t.Sequence[str],
+        folder: pathlib.Path,
+        env: t.Mapping[str, str],
+        niceness: int = NICENESS,
+        cwd: pathlib.Path | None = None,
     ) -> None:
         self._output = folder / "output"
         self._record = folder / "record.jsonl"
@@ -212,7 +217,7 @@ class Running:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                cwd=folder,
+                cwd=cwd or folder,
                 env={**env, "ROLLOUT_RECORD": str(self._record)},
             )
 

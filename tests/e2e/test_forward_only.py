@@ -9,10 +9,12 @@ import pathlib
 import typing as t
 
 import pytest
+import yaml
 
 from e2e.rollouts import RELEASE, Rollouts
 from local_fleet.layout import LOAD_BALANCERS
 from local_fleet.polling import poll
+from readmes import example_of
 
 BLUE, GREEN = {"web1", "web2"}, {"web3", "web4"}
 THREE = ["web1", "web2", "web3"]
@@ -20,11 +22,7 @@ ONCE = "rollout_deploy_first"
 MIGRATION = "the migration of 2.0.0"
 UNHEALTHY = {"2.0.0": {"behaviour": "unhealthy"}}
 # The role of somebody who keeps to what the manual says: it tells before it begins.
-SAY: dict[str, t.Any] = {
-    "name": "Say what cannot be taken back",
-    "ansible.builtin.set_fact": {"rollout_deploy_forward_only": "the migration of {{ rollout_deploy_release }}"},
-    "when": ONCE,
-}
+(SAY,) = yaml.safe_load(example_of("roles/rollout/README.md", "tasks").text)
 MIGRATE: dict[str, t.Any] = {
     "name": "Migrate",
     "ansible.builtin.lineinfile": {

@@ -16,6 +16,7 @@ import pytest
 from e2e import role_runs
 from e2e.hosts import Host, image_of
 from e2e.role_runs import Run, written
+from readmes import example_of
 
 # In one process: making a host ready takes a minute and a half.
 pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_haproxy")]
@@ -141,6 +142,18 @@ def test_only_root_may_use_the_admin_socket_and_the_state_file(made: Made) -> No
 def test_a_second_run_changes_nothing(made: Made) -> None:
     assert made.second.code == 0, made.second.output
     assert made.second.changed == 0
+
+
+def test_the_example_of_the_readme_makes_a_host_ready(ready: Host, tmp_path: pathlib.Path) -> None:
+    run = role_runs.playbook(ready, tmp_path, example_of("roles/haproxy/README.md", "play").text)
+    assert run.code == 0, run.output
+    assert "required:" not in run.output
+    assert ":80\n" in ready.read(CONFIG)
+    rows = [line.split() for line in ask(ready, "show servers state shop").splitlines()[2:]]
+    assert {(row[3], row[4], row[18]) for row in rows if row} == {
+        ("web1", "192.0.2.21", "8080"),
+        ("web2", "192.0.2.22", "8080"),
+    }
 
 
 @pytest.mark.parametrize("verb", ["reload", "restart"])

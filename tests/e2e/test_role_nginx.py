@@ -17,6 +17,7 @@ from e2e import role_runs
 from e2e.hosts import Host, image_of
 from e2e.role_runs import Run, written
 from local_fleet.polling import poll
+from readmes import example_of
 
 # In one process: making a host ready takes a minute and a half.
 pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_nginx")]
@@ -121,6 +122,16 @@ def test_a_second_run_changes_nothing_and_does_not_reload(made: Made) -> None:
     assert made.second.code == 0, made.second.output
     assert made.second.changed == 0
     assert made.workers[0] == made.workers[1]
+
+
+def test_the_example_of_the_readme_makes_a_host_ready(ready: Host, tmp_path: pathlib.Path) -> None:
+    old = workers(ready)
+    run = role_runs.playbook(ready, tmp_path, example_of("roles/nginx/README.md", "play").text)
+    assert run.code == 0, run.output
+    assert "required:" not in run.output
+    for line in ("server 192.0.2.21:8080 weight=100;", "server 192.0.2.22:8080 weight=100;", "listen 80;"):
+        assert line in ready.read(OWN)
+    assert workers(ready).isdisjoint(old)
 
 
 def test_weights_and_states_that_a_rollout_changed_survive_a_second_run(ready: Host, tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import pathlib
-import re
 import tarfile
 import typing as t
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from e2e import role_runs
 from e2e.hosts import Host, HostError, image_of
 from e2e.role_runs import Run, written
 from local_fleet.polling import poll
+from readmes import example_of
 
 # In one process: the tests share a host.
 pytestmark = [pytest.mark.core, pytest.mark.containers, pytest.mark.xdist_group("test_role_release")]
@@ -673,9 +673,6 @@ def test_an_image_is_pulled_run_and_gone_back_from_by_the_words_for_an_engine(sh
 # The README
 
 
-README = pathlib.Path(__file__).resolve().parents[2] / "roles" / "release" / "README.md"
-
-
 @pytest.mark.long
 def test_the_examples_of_the_readme_work_one_after_the_other(shop: Shop, tmp_path: pathlib.Path) -> None:
     """As they are written, but for the address of the archives and a checksum."""
@@ -685,10 +682,15 @@ def test_the_examples_of_the_readme_work_one_after_the_other(shop: Shop, tmp_pat
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "shop.conf.j2").write_text("{{ release_id }}\n")
     checksum = hashlib.sha256((tmp_path / "shop-1.4.2.tar.gz").read_bytes()).hexdigest()
-    examples = re.findall(r"^```yaml\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    examples = (
+        example_of("roles/release/README.md", "play", 0),
+        example_of("roles/release/README.md", "play", 1),
+        example_of("roles/release/README.md", "play", 2),
+        example_of("roles/release/README.md", "play", 3),
+    )
     served = []
     for example in examples:
-        text = example.replace("https://downloads.example.com", str(tmp_path)).replace("CHECKSUM", checksum)
+        text = example.text.replace("https://downloads.example.com", str(tmp_path)).replace("CHECKSUM", checksum)
         (play,) = yaml.safe_load(text)
         assert play.pop("hosts") == "web"
         run = role_runs.play(shop.host, tmp_path, play)
