@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from e2e.hosts import Host, docker, image_of, remove_orphans
+from containers import docker, remove_orphans
+from e2e.hosts import Host, image_of
 
 pytestmark = pytest.mark.containers
 
