@@ -1,0 +1,16 @@
+# Copyright (c) steady.rollout developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tests of all scenarios have."""
+
+from __future__ import annotations
+
+import pytest
+
+from molecule_fleet import Machines
+
+
+@pytest.fixture(scope="session")
+def machines() -> Machines:
+    """The scenario's machines, and port 80 of its load balancers."""
+    return Machines()
