@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 
 from molecule_fleet import Machines
 
 
-@pytest.fixture(scope="session")
-def machines() -> Machines:
+@pytest.fixture
+def machines() -> t.Iterator[Machines]:
     """The scenario's machines, and port 80 of its load balancers."""
-    return Machines()
+    fleet = Machines()
+    yield fleet
+    fleet.stop()
