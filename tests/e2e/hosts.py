@@ -11,7 +11,6 @@ No host is privileged. Each carries the pid of its owner; whoever starts one rem
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import pathlib
@@ -19,17 +18,16 @@ import subprocess
 import types
 import typing as t
 
+from containers import COMMAND_SECONDS, OWNER, DockerError, docker, identity, remove_orphans
 from local_fleet.polling import poll
 
-OWNER = "steady-test.owner"
 BUILD = pathlib.Path(__file__).resolve().parents[1] / "images" / "build"
 BUILD_SECONDS = 1200  # may wait for another run that makes the same image
 BOOT_SECONDS = 60
-COMMAND_SECONDS = 120
 POLL_SECONDS = 0.1
 
 
-class HostError(Exception):
+class HostError(DockerError):
     """A test host does not work; the message says what it said."""
 
 
@@ -74,7 +72,7 @@ class Host:
             "security-opt": ["seccomp=unconfined", "apparmor=unconfined"],
         }
         options |= {"tmpfs": ["/run", "/run/lock", "/tmp:exec"], "cgroupns": ["private"], "env": ["container=docker"]}
-        options |= {"label": [f"{OWNER}={_identity(os.getpid())}"]}
+        options |= {"label": [f"{OWNER}={identity(os.getpid())}"]}
         return [f"--{name}={value}" for name, values in options.items() for value in values]
 
     def _await_systemd(self) -> None:
@@ -126,32 +124,3 @@ class Host:
         """Remove the host with all that it wrote."""
         if self.id:
             docker("rm", "--force", "--volumes", self.id)
-
-
-def docker(*arguments: str) -> str:
-    """What docker answers. Raises HostError when it refuses."""
-    command = ["docker", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
-    if done.returncode != 0:
-        raise HostError(f"docker {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def remove_orphans() -> None:
-    """Remove the hosts whose owner is gone, as after a killed test run."""
-    form = '{{.ID}} {{.Label "' + OWNER + '"}}'
-    for line in docker("ps", "--all", "--filter", f"label={OWNER}", "--format", form).splitlines():
-        container, owner = line.split()
-        if _identity(int(owner.split("-")[0])) != owner:
-            # Another run may be removing the same one.
-            with contextlib.suppress(HostError):
-                docker("rm", "--force", "--volumes", container)
-
-
-def _identity(pid: int) -> str:
-    """The process as PID-STARTTIME, since a pid alone is used again; PID-gone where there is none."""
-    try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return f"{pid}-gone"
-    return f"{pid}-{stat.rpartition(')')[2].split()[19]}"

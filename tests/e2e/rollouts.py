@@ -56,6 +56,13 @@ GENTLE = 40.0  # requests/s to each load balancer: enough to judge a release by
 # The local fleet's deploy, as a task of a test's own.
 RELEASE: dict[str, t.Any] = {"name": "Run the release", "ansible.builtin.include_tasks": str(DEPLOY)}
 
+# The environment of a `Running`, in which Ansible notes what it did.
+RECORDING = {
+    "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
+    "ANSIBLE_CALLBACKS_ENABLED": "rollout_record",
+    "ANSIBLE_NOCOLOR": "1",
+}
+
 Play = t.Mapping[str, t.Any]
 Condition = t.Callable[[str], bool]
 
@@ -375,10 +382,8 @@ class Rollouts:
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
-            "ANSIBLE_CALLBACKS_ENABLED": "rollout_record",
+            **RECORDING,
             "ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"),
-            "ANSIBLE_NOCOLOR": "1",
             # A module call starts one process instead of five: the rest is not what these tests are about.
             "ANSIBLE_PIPELINING": "1",
             "ANSIBLE_RETRY_FILES_ENABLED": "0",

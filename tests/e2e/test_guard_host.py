@@ -14,7 +14,8 @@ import typing as t
 
 import pytest
 
-from e2e.hosts import Host, docker, image_of
+from containers import docker
+from e2e.hosts import Host, image_of
 from local_fleet.polling import poll
 
 pytestmark = pytest.mark.containers

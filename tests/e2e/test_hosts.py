@@ -11,11 +11,12 @@ import sys
 
 import pytest
 
-from e2e.hosts import Host, docker, image_of, remove_orphans
+from containers import OWNER, docker, remove_orphans
+from e2e.hosts import Host, image_of
 
 pytestmark = pytest.mark.containers
 
-OWNER = """
+KEEP_A_HOST = """
 import sys
 from e2e.hosts import Host
 with Host(sys.argv[1]) as host:
@@ -42,7 +43,7 @@ def test_a_host_is_gone_after_its_test_failed() -> None:
 
 
 def test_the_host_of_a_killed_owner_is_removed_by_the_next() -> None:
-    command = [sys.executable, "-c", OWNER, image_of("forky")]
+    command = [sys.executable, "-c", KEEP_A_HOST, image_of("forky")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -55,3 +56,13 @@ def test_the_host_of_a_killed_owner_is_removed_by_the_next() -> None:
         owner.communicate()
     remove_orphans()
     assert not is_there(container)
+
+
+def test_the_network_of_an_owner_that_is_gone_is_removed_with_what_is_attached_to_it() -> None:
+    network = f"steady-test-{os.getpid()}"
+    orphaned = f"--label={OWNER}=1-gone"
+    docker("network", "create", orphaned, network)
+    docker("create", orphaned, f"--network={network}", image_of("forky"), "/bin/true")
+    remove_orphans()
+    assert not docker("network", "ls", "--quiet", "--filter", f"name={network}")
+    assert not docker("ps", "--all", "--quiet", "--filter", f"network={network}")

@@ -17,6 +17,7 @@ from e2e import role_runs
 from e2e.hosts import Host, image_of
 from e2e.role_runs import Run, written
 from readmes import example_of
+from runtime_api import SOCKET, ask_command, parse_servers
 
 # In one process: making a host ready takes a minute and a half.
 pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_role_haproxy")]
@@ -26,9 +27,6 @@ NEWEST = "forky"
 CONFIG = "/etc/haproxy/haproxy.cfg"
 DROP_IN = "/etc/systemd/system/haproxy.service.d/steady-rollout.conf"
 STATE_FILE = "/var/lib/haproxy/server-state"
-SOCKET = "/run/haproxy/admin.sock"
-ASK = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1]); \
-s.sendall(sys.argv[2].encode()+b'\\n'); print(''.join(iter(lambda: s.recv(65536).decode(), '')))"
 SHOP: dict[str, t.Any] = {
     "haproxy_reload_timeout": 8,
     "haproxy_frontends": [{"name": "web", "bind": ["127.0.0.1:8000"], "default_backend": "shop"}],
@@ -70,7 +68,7 @@ def shop_with(**server: t.Any) -> dict[str, t.Any]:
 
 def ask(host: Host, command: str) -> str:
     """HAProxy's answer on the admin socket."""
-    return host.run("python3", "-c", ASK, SOCKET, command).stdout.strip()
+    return host.run(*ask_command(command)).stdout.strip()
 
 
 def worker(host: Host) -> str:
@@ -81,8 +79,7 @@ def worker(host: Host) -> str:
 
 def servers(host: Host) -> dict[str, tuple[int, int, int]]:
     """(weight, admin mask, port) of each server of the shop."""
-    rows = [line.split() for line in ask(host, "show servers state shop").splitlines()[2:]]
-    return {row[3]: (int(row[7]), int(row[6]), int(row[18])) for row in rows if row}
+    return parse_servers(ask(host, "show servers state shop"))
 
 
 @dataclass

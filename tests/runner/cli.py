@@ -22,7 +22,7 @@ Without a stage, all of them run: {", ".join(STAGES)}.
 --all takes the long tests in. ARGUMENTS, from the first option or path on, go to the stage's own tool:
 
   ./test unit -k weights          ./test e2e -x -k NAME          ./test unit tests/unit/test_collection.py
-  ./test sanity --test pylint     ./test integration -- TARGET
+  ./test sanity --test pylint     ./test integration -- TARGET   ./test molecule haproxy nginx
 
 What is missing is installed: system packages by apt-get, Python packages in a cache of virtual environments."""
 
@@ -73,13 +73,20 @@ def parse(arguments: t.Sequence[str], root: Path) -> tuple[list[Stage], Options]
     while words and words[0] in STAGES:
         stages.append(STAGES[words.pop(0)])
     rest = words[1:] if words[:1] == ["--"] else words
-    if words and not words[0].startswith("-") and not (root / words[0].partition("::")[0]).exists():
+    if words and not _is_argument(words[0], stages, root):
         raise UsageError(f"There is no stage {words[0]!r}. The stages are: {', '.join(STAGES)}.")
     if rest and not stages:
         raise UsageError(f"Name the stage that {' '.join(rest)!r} is for, such as: ./test unit {' '.join(rest)}")
     if rest and any(not stage.takes_arguments for stage in stages):
         raise UsageError(f"lint takes no arguments, but was given {' '.join(rest)!r}.")
     return stages or list(STAGES.values()), Options(root, "--all" in arguments, rest)
+
+
+def _is_argument(word: str, stages: t.Sequence[Stage], root: Path) -> bool:
+    """Whether a word is for a stage's tool: an option, a path, or a name that every stage knows."""
+    if word.startswith("-") or (root / word.partition("::")[0]).exists():
+        return True
+    return bool(stages) and all(word in stage.names(root) for stage in stages)
 
 
 def report(outcomes: t.Sequence[Outcome]) -> int:

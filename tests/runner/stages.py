@@ -9,7 +9,7 @@ import typing as t
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner import ansible_test, collection, docker, environments, processes, pythons, system
+from runner import ansible_test, collection, docker, environments, molecule, processes, pythons, system
 from runner.errors import SetupError
 
 PYTEST_FOUND_NO_TEST = 5
@@ -117,7 +117,7 @@ def lint(run: Run) -> None:
     run.check("ruff check", [*ruff, "check", "--cache-dir", cache / "ruff", "."], env)
     run.check("ruff format", [*ruff, "format", "--check", "--diff", "--cache-dir", cache / "ruff", "."], env)
     run.check("mypy plugins", [*mypy, "--strict", "-p", "ansible_collections.steady.rollout.plugins"], mypy_env, copy)
-    run.check("mypy tests", [*mypy, "tests"], mypy_env, copy)
+    run.check("mypy tests", [*mypy, "tests", "extensions"], mypy_env, copy)
     run.check("yamllint", [main.program("yamllint"), "--strict", "."], env, copy)
     lint_command: list[str | Path] = [
         main.program("ansible-lint"),
@@ -249,6 +249,41 @@ def faults(run: Run) -> None:
     _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
 
 
+def molecule_scenarios(run: Run) -> None:
+    """Roles on machines with systemd, those of inventories/example; with --all each on every release of Debian."""
+    tool = environments.open_environment(run.root, "molecule")
+    if tool is None:
+        raise SetupError("No Python 3.11 or later is here for Molecule: install one and its venv package.")
+    pairs, arguments = molecule.chosen(run.root, run.options.arguments, run.options.long)
+    tree = collection.linked_tree(run.root)
+    env = run.env(tool, tree, collection.extra_collections(run.root, run.main_environment()))
+    env["PYTHONPATH"] = os.pathsep.join([str(tree), str(run.root / "tests")])
+    if arguments:
+        pairs = [(name, release) for name, release in pairs if _has_tests(run, tool, env, name, arguments)]
+    _fail_if_none(run, [bool(pairs)])
+    if not pairs:
+        return
+    system.need(["debootstrap"])
+    with docker.running() as daemon, molecule.own_containers() as owner:
+        run.keep |= set() if daemon is None else {daemon}
+        for name, release in pairs:
+            image = molecule.image(run.root, release, env)
+            mine = molecule.variables(run.workspace, name, release, image, owner, arguments)
+            base = run.root / molecule.BASE_CONFIG
+            command: list[str | Path] = [tool.program("molecule"), "--base-config", base, "test", "-s", name]
+            run.check(f"molecule {name}, Debian {release}", command, {**env, **mine}, run.root / "extensions")
+
+
+def _has_tests(
+    run: Run, tool: environments.Environment, env: t.Mapping[str, str], name: str, arguments: list[str]
+) -> bool:
+    """Whether a scenario has tests that the arguments of pytest choose."""
+    command: list[str | Path] = [tool.program("python"), "-m", "pytest", "--collect-only", "-qq"]
+    title = f"which tests of {name} are chosen"
+    words: list[str | Path] = [*command, run.root / molecule.SCENARIOS / name / "tests", *arguments]
+    return run.check(title, words, env, accept=(0, PYTEST_FOUND_NO_TEST)) == 0
+
+
 def benchmarks(run: Run) -> None:
     """Figures, and the limits that they must keep to."""
     system.need(["git", "haproxy", "wrk", *system.NGINX])
@@ -352,6 +387,8 @@ class Stage:
     work: t.Callable[[Run], None]
     limit: float
     takes_arguments: bool = True
+    # Words besides paths and options that are arguments of the stage, given the project's root.
+    names: t.Callable[[Path], t.Collection[str]] = lambda _root: ()
 
 
 STAGES = {
@@ -363,6 +400,7 @@ STAGES = {
         Stage("integration", integration, limit=900),
         Stage("e2e", e2e, limit=4800),
         Stage("faults", faults, limit=3000),
+        Stage("molecule", molecule_scenarios, limit=1200, names=molecule.scenarios),
         Stage("benchmarks", benchmarks, limit=900),
     )
 }

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from local_fleet.polling import poll
-from runner import cli, processes
+from runner import cli, molecule, processes
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = ["lint", "sanity", "unit", "integration", "e2e", "faults", "benchmarks"]
+ALL = ["lint", "sanity", "unit", "integration", "e2e", "faults", "molecule", "benchmarks"]
 
 
 def names(arguments: list[str]) -> list[str]:
@@ -49,6 +49,7 @@ def test_stages_run_in_the_order_given() -> None:
         (["unit", "--all", "-x"], ["-x"]),
         (["unit", "tests/unit/test_runner.py::test_x", "-q"], ["tests/unit/test_runner.py::test_x", "-q"]),
         (["integration", "--", "target"], ["target"]),
+        (["molecule", "haproxy", "nginx", "-k", "unit"], ["haproxy", "nginx", "-k", "unit"]),
         (["unit"], []),
     ],
 )
@@ -57,10 +58,29 @@ def test_the_rest_goes_to_the_stage(arguments: list[str], passed_on: list[str]) 
     assert options.arguments == passed_on
 
 
-@pytest.mark.parametrize("arguments", [["-k", "weights"], ["lint", "-x"], ["unit", "e2ee"]])
+@pytest.mark.parametrize("arguments", [["-k", "weights"], ["lint", "-x"], ["unit", "e2ee"], ["unit", "haproxy"]])
 def test_request_without_sense_is_refused(arguments: list[str]) -> None:
     with pytest.raises(cli.UsageError):
         cli.parse(arguments, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("words", "long", "pairs", "rest"),
+    [
+        ([], False, list(molecule.ON.items()), []),
+        (["nginx", "-k", "unit"], False, [("nginx", molecule.ON["nginx"])], ["-k", "unit"]),
+        (["nginx"], True, [("nginx", release) for release in molecule.RELEASES], []),
+    ],
+)
+def test_scenarios_run_on_what_the_command_line_has_time_for(
+    words: list[str], long: bool, pairs: list[tuple[str, str]], rest: list[str]
+) -> None:
+    assert molecule.chosen(ROOT, words, long) == (pairs, rest)
+
+
+def test_all_scenarios_run_with_all() -> None:
+    pairs, _rest = molecule.chosen(ROOT, [], long=True)
+    assert {name for name, _release in pairs} == set(molecule.scenarios(ROOT)) >= set(molecule.ON)
 
 
 def test_one_failed_stage_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
