@@ -325,7 +325,7 @@ def test_variables_that_make_no_sense_are_refused(shop: Shop, changes: dict[str,
 
 def test_a_full_disk_is_told_before_anything_is_unpacked(shop: Shop, new: t.Callable[[str], str]) -> None:
     shop.host.run("mkdir", "-p", "/opt/full")
-    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/opt/full")
+    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", "/opt/full")
     here = {"release_app": "full", "rollout_port": 8103}
     shop.deploy(new("1"), **here)
     run = shop.apply(shop.archives.pack(new("2"), zeros=bytes(30_000_000)), **here)
@@ -338,7 +338,7 @@ def test_a_disk_that_has_no_room_for_the_archive_leaves_what_runs_alone(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
     shop.host.run("mkdir", "-p", "/opt/fuller")
-    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/opt/fuller")
+    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", "/opt/fuller")
     here = {"release_app": "fuller", "rollout_port": 8104}
     shop.deploy(new("1"), **here)
     shop.host.run("sh", "-c", "head -c 39M /dev/zero > /opt/fuller/filler || true")
@@ -351,7 +351,7 @@ def test_a_disk_that_has_no_room_for_the_archive_leaves_what_runs_alone(
 def test_a_unit_that_does_not_run_is_taken_back_and_its_last_words_are_told(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
-    old = shop.asked()
+    old = shop.deploy(new("1"))
     run = shop.apply(shop.archives.pack(new("2"), app=BROKEN))
     assert run.code == 2, run.output
     assert "the database has moved to the moon" in run.output
