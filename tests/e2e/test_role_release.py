@@ -90,8 +90,13 @@ class Shop:
         return release
 
     def asked(self, path: str = "release", port: int = PORT) -> str:
-        """What the application answers."""
-        return self.host.run("python3", "-c", ASK, str(port), path).stdout.strip()
+        """What the application answers, which may be a moment after its process is there."""
+        ask = ["python3", "-c", ASK, str(port), path]
+
+        def answer() -> str:
+            return self.host.run(*ask, check=False).stdout.strip()
+
+        return poll(answer, f"{path} answers on port {port}", 20, HostError, 0.2)
 
     def runs(self, unit: str = "shop") -> tuple[str, str]:
         """The state of a unit and its main process."""
