@@ -468,16 +468,17 @@ def test_a_migration_that_fails_leaves_what_runs_alone_and_is_tried_again(
 
 
 def test_after_a_migration_that_only_goes_forward_nothing_is_put_back(shop: Shop, new: t.Callable[[str], str]) -> None:
-    shop.deploy(new("1"))
+    here: dict[str, t.Any] = {"release_app": "forward", "rollout_port": 8111}
+    shop.deploy(new("1"), **here)
     shop.archives.pack(new("2"), app=BROKEN)
-    given = shop.variables(release_id=new("2"), **migrating("true", "forward_only"))
+    given = shop.variables(release_id=new("2"), **here, **migrating("true", "forward_only"))
     tell: dict[str, t.Any] = {"ansible.builtin.debug": {"msg": "told: {{ rollout_deploy_forward_only }}"}}
     role = {"ansible.builtin.include_role": {"name": "steady.rollout.release"}}
     run = role_runs.play(shop.host, shop.folder, {"tasks": [{"block": [role], "always": [tell]}], "vars": given})
     assert run.code == 2, run.output
     assert f"told: the migration of {new('2')}" in run.output
     assert f"is forward_only, so {new('1')} was not put back" in run.output
-    assert shop.record()["current"] == new("2")
+    assert shop.record("/opt/forward")["current"] == new("2")
 
 
 def test_the_other_hosts_go_on_only_when_the_migration_has_succeeded(shop: Shop, new: t.Callable[[str], str]) -> None:
