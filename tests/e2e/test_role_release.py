@@ -90,8 +90,13 @@ class Shop:
         return release
 
     def asked(self, path: str = "release", port: int = PORT) -> str:
-        """What the application answers."""
-        return self.host.run("python3", "-c", ASK, str(port), path).stdout.strip()
+        """What the application answers, which may be a moment after its process is there."""
+        ask = ["python3", "-c", ASK, str(port), path]
+
+        def answer() -> str:
+            return self.host.run(*ask, check=False).stdout.strip()
+
+        return poll(answer, f"{path} answers on port {port}", 20, HostError, 0.2)
 
     def runs(self, unit: str = "shop") -> tuple[str, str]:
         """The state of a unit and its main process."""
@@ -325,7 +330,7 @@ def test_variables_that_make_no_sense_are_refused(shop: Shop, changes: dict[str,
 
 def test_a_full_disk_is_told_before_anything_is_unpacked(shop: Shop, new: t.Callable[[str], str]) -> None:
     shop.host.run("mkdir", "-p", "/opt/full")
-    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/opt/full")
+    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", "/opt/full")
     here = {"release_app": "full", "rollout_port": 8103}
     shop.deploy(new("1"), **here)
     run = shop.apply(shop.archives.pack(new("2"), zeros=bytes(30_000_000)), **here)
@@ -338,7 +343,7 @@ def test_a_disk_that_has_no_room_for_the_archive_leaves_what_runs_alone(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
     shop.host.run("mkdir", "-p", "/opt/fuller")
-    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/opt/fuller")
+    shop.host.run("mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", "/opt/fuller")
     here = {"release_app": "fuller", "rollout_port": 8104}
     shop.deploy(new("1"), **here)
     shop.host.run("sh", "-c", "head -c 39M /dev/zero > /opt/fuller/filler || true")
@@ -351,7 +356,7 @@ def test_a_disk_that_has_no_room_for_the_archive_leaves_what_runs_alone(
 def test_a_unit_that_does_not_run_is_taken_back_and_its_last_words_are_told(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
-    old = shop.asked()
+    old = shop.deploy(new("1"))
     run = shop.apply(shop.archives.pack(new("2"), app=BROKEN))
     assert run.code == 2, run.output
     assert "the database has moved to the moon" in run.output
@@ -463,16 +468,17 @@ def test_a_migration_that_fails_leaves_what_runs_alone_and_is_tried_again(
 
 
 def test_after_a_migration_that_only_goes_forward_nothing_is_put_back(shop: Shop, new: t.Callable[[str], str]) -> None:
-    shop.deploy(new("1"))
+    here: dict[str, t.Any] = {"release_app": "forward", "rollout_port": 8111}
+    shop.deploy(new("1"), **here)
     shop.archives.pack(new("2"), app=BROKEN)
-    given = shop.variables(release_id=new("2"), **migrating("true", "forward_only"))
+    given = shop.variables(release_id=new("2"), **here, **migrating("true", "forward_only"))
     tell: dict[str, t.Any] = {"ansible.builtin.debug": {"msg": "told: {{ rollout_deploy_forward_only }}"}}
     role = {"ansible.builtin.include_role": {"name": "steady.rollout.release"}}
     run = role_runs.play(shop.host, shop.folder, {"tasks": [{"block": [role], "always": [tell]}], "vars": given})
     assert run.code == 2, run.output
     assert f"told: the migration of {new('2')}" in run.output
     assert f"is forward_only, so {new('1')} was not put back" in run.output
-    assert shop.record()["current"] == new("2")
+    assert shop.record("/opt/forward")["current"] == new("2")
 
 
 def test_the_other_hosts_go_on_only_when_the_migration_has_succeeded(shop: Shop, new: t.Callable[[str], str]) -> None:
