@@ -128,7 +128,8 @@ def lint(run: Run) -> None:
         "-q",
         "--nocolor",
     ]
-    run.check("ansible-lint", lint_command, env, copy)
+    # Molecule's machines are containers, for which there are modules in collections of others.
+    run.check("ansible-lint", lint_command, run.env(main, tree, collection.extra_collections(run.root, main)), copy)
     run.check("shellcheck", ["shellcheck", *_shell_scripts(run.root)], env)
     run.check("antsibull-changelog", [main.program("antsibull-changelog"), "lint"], env, copy)
 
