@@ -34,7 +34,7 @@ def test_a_good_release_is_promoted_without_a_lost_request(machines: Machines) -
 def test_a_release_that_is_not_healthy_is_rolled_back_and_reaches_no_client(machines: Machines) -> None:
     machines.build("shop", "3.0.0", behaviour="unhealthy")
     with Load(machines, Profile(rate=GENTLE)) as load:
-        result = machines.run("rolling", "shop", rollout_release="3.0.0", rollout_healthy_deadline=6)
+        result = machines.run("rolling", "shop", rollout_release="3.0.0", rolling_healthy_deadline=6)
     result.expect(2, "rolled_back")
     summary = load.summary()
     assert (summary.lost, summary.harmed) == (0, 0), summary.examples

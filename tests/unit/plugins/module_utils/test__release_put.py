@@ -110,11 +110,13 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int =
     return found
 
 
-def zipped(path: pathlib.Path, members: t.Mapping[str, bytes], modes: t.Mapping[str, int] = {}) -> pathlib.Path:
+def zipped(
+    path: pathlib.Path, members: t.Mapping[str, bytes], modes: t.Mapping[str, int] | None = None
+) -> pathlib.Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             one = zipfile.ZipInfo(name, (2024, 2, 29, 12, 0, 0))
-            one.external_attr = modes.get(name, stat.S_IFREG | 0o644) << 16
+            one.external_attr = (modes or {}).get(name, stat.S_IFREG | 0o644) << 16
             archive.writestr(one, content)
     return path
 
