@@ -218,7 +218,7 @@ def test_the_way_back_needs_neither_the_archive_nor_a_network(shop: Shop, new: t
     assert shop.asked() == old
     assert shop.record()["current"] == old
     # The unit is that of the release, not that of the variables.
-    assert "MOOD" not in shop.host.read("/etc/systemd/system/shop.service")
+    assert "MOOD" not in shop.host.run("systemctl", "show", "--property", "Environment", "--value", "shop").stdout
     again = shop.apply(old, release_action="undo", **dead)
     assert (again.code, again.changed) == (0, 0), again.output
 
@@ -504,6 +504,7 @@ def test_the_other_hosts_go_on_only_when_the_migration_has_succeeded(shop: Shop,
 def test_a_controller_that_is_killed_leaves_what_runs_alone_and_the_next_run_waits_for_its_migration(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
+    shop.deploy(new("1"))
     was = (shop.asked(), shop.runs())
     shop.archives.pack(new("2"))
     slow = migrating("touch log/began; until test -e log/end; do sleep 0.1; done")
