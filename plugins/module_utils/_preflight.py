@@ -282,11 +282,15 @@ def _begin(run: Run, carried: t.Sequence[str]) -> dict[str, t.Any]:
 def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
     """Walk through the plan on what is healthy now; each act is judged again, on what is true then, by the module."""
     for lb in run.lbs:
+        probed: set[str] = set()
         for index, step, before in walk(run, lb):
+            if step.kind in ("probe", "admit"):
+                probed.update(step.members)
             if index < run.first or step.kind not in ("drain", "deploy", "traffic"):
                 continue
             for backend, told in shifts(run, lb, step).items():
-                servers = _as_if(answers[lb.name], backend, lb, before[backend], run)
+                seen = {run.members[key].servers[backend] for key in probed if backend in run.members[key].servers}
+                servers = _as_if(answers[lb.name], backend, lb, before[backend], seen)
                 meant = meant_to_carry(lb, backend, before[backend])
                 meant.update(each["name"] for each in told)
                 problem = _capacity.changing(
@@ -300,15 +304,15 @@ def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
 
 
 def _as_if(
-    reading: Reading, backend: str, lb: LoadBalancer, states: t.Mapping[str, t.Mapping[str, t.Any]], run: Run
+    reading: Reading, backend: str, lb: LoadBalancer, states: t.Mapping[str, t.Mapping[str, t.Any]], seen: set[str]
 ) -> dict[str, dict[str, t.Any]]:
-    """The servers as now, in the states that the plan will have brought them to, and healthy where it will have probed."""
+    """The servers as now, in the states that the plan will have brought them to, and healthy where it will have ``seen`` them so."""
     servers = {}
     for name, server in _fleet.servers_of(reading, backend).items():
         state, found = states[name], lb.found[backend][name]
         weight = server["weight"] if state["weight"] is None else state["weight"]
         # What is not in rotation now is deployed and seen healthy before it carries anything; in maint nobody checks it.
-        health = server["health"] if carries(found) and carries(server) else "up"
+        health = server["health"] if carries(found) and carries(server) and name not in seen else "up"
         servers[name] = {**server, "state": state["state"], "weight": weight, "base": found["base"], "health": health}
     return servers
 

@@ -296,6 +296,15 @@ def test_servers_that_are_down_now_are_missed_in_the_plan():
         decide(targets(OWN), answers, "r1", list(OWN))
 
 
+def test_a_colour_that_has_nothing_yet_may_take_the_traffic_as_it_is_probed_before():
+    answers = world(4).answers()
+    for answer in answers.values():
+        for name in (2, 3):
+            answer["backends"]["shop"]["servers"][name]["health"] = "down"
+    decision = decide(targets(COLOURS, strategy={"name": "blue_green", "live": "blue"}), answers, "r1", list(COLOURS))
+    assert words(decision)[0] == "deploy green (web3, web4)"
+
+
 def test_the_record_begins_with_all_that_a_way_back_needs():
     decision = decide(targets(OWN), world(3, ["web3"]).answers(), "r1", list(OWN))
     assert decision.begin["carried"] == ["web1", "web2"]
