@@ -186,6 +186,22 @@ def test_check_mode_tells_a_switch_and_does_not_make_it(shop: Shop, new: t.Calla
     assert (shop.asked(), shop.runs(), written(shop.host)) == before
 
 
+def test_check_mode_tells_of_configuration_also_of_a_release_that_is_not_there(
+    shop: Shop, new: t.Callable[[str], str]
+) -> None:
+    (shop.folder / "note.j2").write_text("{{ note }}\n")
+    files = {"release_templates": [{"src": str(shop.folder / "note.j2"), "dest": "note"}]}
+    shop.archives.pack(new("2"))
+    absent = shop.apply(new("2"), "--check", **files, note="one")
+    assert absent.code == 0, absent.output
+    assert shop.apply(new("2"), **files, note="one").code == 0
+    before = (shop.asked("note"), shop.runs(), written(shop.host))
+    changed = shop.apply(new("2"), "--check", **files, note="two")
+    assert changed.code == 0, changed.output
+    assert changed.changed > 0
+    assert (shop.asked("note"), shop.runs(), written(shop.host)) == before
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # There and back
 
