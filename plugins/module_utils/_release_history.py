@@ -124,11 +124,11 @@ def switched(history: History, name: str) -> History:
     return replace(history, current=name, previous=history.current or history.previous)
 
 
-def surplus(history: History, keep: int) -> list[str]:
-    """Those to remove: all but the newest ``keep``, and never what is current, or was before it. Oldest first."""
+def surplus(history: History, keep: int, needed: t.Collection[str] = ()) -> list[str]:
+    """Those to remove: all but the newest ``keep``, and never what is ``needed``, is current, or was before it. Oldest first."""
     if keep < 1:
         raise ReleaseError(f"keep is {keep}; at least 1 release is kept. Nothing was changed.")
-    kept = {one.id for one in history.releases[-keep:]} | {history.current, history.previous}
+    kept = {one.id for one in history.releases[-keep:]} | {history.current, history.previous, *needed}
     return [one.id for one in history.releases if one.id not in kept]
 
 

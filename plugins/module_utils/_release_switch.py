@@ -22,12 +22,14 @@ from ansible_collections.steady.rollout.plugins.module_utils._release_history im
 
 @dataclass(frozen=True)
 class Wanted:
-    """``has_folder``: false for what has none in `releases`, as a package. ``origin``: what it is made of, for the record."""
+    """``has_folder``: false for what has none in `releases`, as a package. ``origin``: what it is made of, for the record.
+    ``needed``: releases that are not removed."""
 
     name: str
     keep: int
     has_folder: bool = True
     origin: t.Mapping[str, t.Any] | None = None
+    needed: t.Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _foreseen(base: Base, wanted: Wanted) -> Switched:
         # Put there by other means: it can be current, and is not this collection's to remove.
         known = before
     after = switched(known, wanted.name)
-    removed = surplus(after, wanted.keep)
+    removed = surplus(after, wanted.keep, wanted.needed)
     after = without(after, removed)
     linked = base.linked()
     changed = after != before or (linked != wanted.name if wanted.has_folder else linked is not None)

@@ -45,6 +45,12 @@ options:
         never removed.
     type: int
     default: 5
+  needed:
+    description:
+      - Releases that are not removed either, such as the one that still runs. They need not be there.
+    type: list
+    elements: str
+    default: []
   files:
     description:
       - Whether the release has a folder. A package or an image has none; then there is no link C(current), and only the record says what is
@@ -118,6 +124,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "release": {"type": "str", "required": True},
             "keep": {"type": "int", "default": 5},
+            "needed": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "bool", "default": True},
             "origin": {"type": "dict", "default": {}},
         },
@@ -125,7 +132,7 @@ def main() -> None:
     )
     params = module.params
     try:
-        wanted = Wanted(params["release"], params["keep"], params["files"], params["origin"])
+        wanted = Wanted(params["release"], params["keep"], params["files"], params["origin"], params["needed"])
         done = (foreseen if module.check_mode else switch)(Base(params["path"]), wanted)
     except (ReleaseError, OSError) as exc:
         module.fail_json(msg=str(exc))

@@ -186,6 +186,22 @@ def test_check_mode_tells_a_switch_and_does_not_make_it(shop: Shop, new: t.Calla
     assert (shop.asked(), shop.runs(), written(shop.host)) == before
 
 
+def test_check_mode_tells_of_configuration_also_of_a_release_that_is_not_there(
+    shop: Shop, new: t.Callable[[str], str]
+) -> None:
+    (shop.folder / "note.j2").write_text("{{ note }}\n")
+    files = {"release_templates": [{"src": str(shop.folder / "note.j2"), "dest": "note"}]}
+    shop.archives.pack(new("2"))
+    absent = shop.apply(new("2"), "--check", **files, note="one")
+    assert absent.code == 0, absent.output
+    assert shop.apply(new("2"), **files, note="one").code == 0
+    before = (shop.asked("note"), shop.runs(), written(shop.host))
+    changed = shop.apply(new("2"), "--check", **files, note="two")
+    assert changed.code == 0, changed.output
+    assert changed.changed > 0
+    assert (shop.asked("note"), shop.runs(), written(shop.host)) == before
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # There and back
 
@@ -412,6 +428,19 @@ def test_a_previous_release_that_is_gone_is_fetched_where_it_can_be(shop: Shop, 
     assert shop.asked() == new("1")
 
 
+def test_a_way_back_does_not_put_the_bad_release_there_under_the_name_of_the_good_one(
+    shop: Shop, new: t.Callable[[str], str]
+) -> None:
+    here: dict[str, t.Any] = {"release_app": "pinned", "rollout_port": 8112}
+    shop.archives.pack(new("2"))
+    pinned = {**here, "release_archive": f"{shop.archives.folder}/shop-{new('2')}.tar.gz"}
+    assert shop.apply(new("2"), **pinned).code == 0
+    run = shop.apply(new("1"), release_action="undo", **pinned)
+    assert run.code == 2, run.output
+    assert f"is what {new('2')} was made of" in run.output
+    assert (shop.releases("/opt/pinned"), shop.record("/opt/pinned")["current"]) == ([new("2")], new("2"))
+
+
 def test_the_next_run_finishes_what_one_left_half_done(shop: Shop, new: t.Callable[[str], str]) -> None:
     shop.deploy(new("1"))
     run = role_runs.apply(
@@ -612,7 +641,8 @@ def test_a_package_goes_up_and_without_its_source_down_again(shop: Shop) -> None
         missing = put("3.0-1")
         assert missing.code == 2, missing.output
         assert "depot 3.0-1 cannot be had" in missing.output
-        back = put("1.0-1", release_action="undo")
+        # The variables may still be those of the release that is to be taken back.
+        back = put("1.0-1", release_action="undo", release_package_version="2.0-1")
         assert back.code == 0, back.output
         assert shop.asked(port=8109) == "1.0-1"
         record = shop.record("/opt/depot")

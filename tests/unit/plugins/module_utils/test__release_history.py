@@ -79,6 +79,13 @@ def test_the_newest_are_kept_and_nothing_more_than_needed(one: History, keep: in
     assert surplus(left, keep) == []
 
 
+@given(HISTORIES, st.integers(1, 7), st.sets(st.sampled_from(IDS)))
+def test_what_is_needed_is_never_removed_and_nothing_else_is_kept_for_it(
+    one: History, keep: int, needed: set[str]
+) -> None:
+    assert surplus(one, keep, needed) == [name for name in surplus(one, keep) if name not in needed]
+
+
 @pytest.mark.parametrize("keep", [0, -1])
 def test_to_keep_none_is_refused(keep: int) -> None:
     with pytest.raises(ReleaseError, match="at least 1 release is kept"):

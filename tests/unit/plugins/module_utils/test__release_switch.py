@@ -132,6 +132,14 @@ def test_old_releases_are_removed_and_what_is_current_or_was_before_never(host: 
     assert sorted(os.listdir(host.path / "releases")) == ["1.0", "2.0", "4.0", "5.0"]
 
 
+def test_what_still_runs_is_kept_where_a_call_before_ended_after_its_switch(host: Host) -> None:
+    host.put("1.0", "2.0", "3.0")
+    host.switch("1.0")
+    host.switch("2.0")
+    assert host.switch("3.0", keep=1, needed=["1.0"]).removed == []
+    assert host.state() == ("3.0", "2.0", ["1.0", "2.0", "3.0"])
+
+
 def test_what_was_put_there_by_other_means_can_be_current_and_is_never_removed(host: Host) -> None:
     (host.path / "releases" / "by-hand").mkdir(parents=True)
     host.path.chmod(0o755)
