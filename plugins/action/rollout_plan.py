@@ -17,6 +17,7 @@ from ansible_collections.steady.rollout.plugins.module_utils import _preflight
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     end_state,
     first_host,
+    first_tracks,
     grant,
     how_to_reach,
     shifts,
@@ -77,6 +78,7 @@ class ActionModule(RolloutAction):
             "run": run.as_dict(),
             "steps": turns(run),
             "first_host": first_host(run),
+            "deploys": first_tracks(run),
             "words": "; ".join(decision.words),
             "plan": [
                 f"{number}. {step.words()}" for number, step in enumerate(run.plan.steps, 1) if number > run.first

@@ -609,6 +609,13 @@ def first_host(run: Run) -> str:
     return run.members[key].host if key and number >= run.first and run.action == "deploy" else ""
 
 
+def first_tracks(run: Run) -> dict[str, str]:
+    """{host: the track that is deployed there first}, of the deploys that are still to come."""
+    coming = [step for step in run.plan.steps[run.first :] if step.kind == "deploy"]
+    members = [run.members[key] for step in reversed(coming) for key in step.members]
+    return {member.host: member.track for member in members}
+
+
 def unknown_releases(run: Run, step: Step) -> list[str]:
     """Members of a deploy step for which there is no release to put there."""
     return [key for key in step.members if run.releases.get(key) is None] if step.kind == "deploy" else []

@@ -23,6 +23,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     admitted_at,
     end_state,
     expected_at,
+    first_tracks,
     out_at,
     result_of,
     safe_at,
@@ -269,6 +270,11 @@ def test_each_host_of_a_deploy_step_is_told_what_to_put_there_and_what_was_there
         "first": False,
     }
     assert sorted(told) == ["web1", "web2"]
+
+
+def test_only_hosts_that_are_still_to_be_deployed_on_are_foreseen_each_with_its_track():
+    assert first_tracks(swap()) == {"web3": "green", "web4": "green"}
+    assert first_tracks(dataclasses.replace(swap(), first=1)) == {}
 
 
 def test_a_host_whose_release_nobody_knows_is_told_nothing_and_named():
