@@ -21,7 +21,7 @@ import typing as t
 
 from local_fleet.fleet import Fleet
 from local_fleet.layout import DEPLOY, LOAD_BALANCERS, Options
-from local_fleet.load import Load, Loadable, Profile
+from local_fleet.load import Balancers, Load, Loadable, Profile
 from local_fleet.supervisor import descendants, send
 from local_fleet.tally import Summary, Terms
 
@@ -246,24 +246,6 @@ class Running:
 # A fleet and rollouts on it
 
 
-@dataclasses.dataclass(frozen=True)
-class _OneBalancer:
-    """A fleet as a load sees it that uses one load balancer only."""
-
-    fleet: Fleet
-    load_balancer: str
-
-    @property
-    def load_balancers(self) -> t.Sequence[str]:
-        return (self.load_balancer,)
-
-    def endpoint(self, host: str) -> str:
-        return self.fleet.endpoint(host)
-
-    def incidents(self) -> t.Any:
-        return self.fleet.incidents()
-
-
 class Rollouts:
     """A local fleet of its own, and rollouts on it. Use as a context manager.
 
@@ -402,7 +384,9 @@ class Rollouts:
 
     def load(self, terms: Terms | None = None, only: str = "", **profile: t.Any) -> Load:
         """Start a load, on both load balancers unless `only` names one; it stops at the end or by the test."""
-        seen: Loadable = _OneBalancer(self.fleet, only) if only else self.fleet
+        seen: Loadable = self.fleet
+        if only:
+            seen = Balancers({only: self.fleet.endpoint(only)}, self.fleet.incidents)
         if not self.fleet.keeps_idle_connections:
             profile = {"new_connections": 1.0, **profile}
         load = Load(seen, Profile(**{"rate": GENTLE, **profile}), terms)
