@@ -68,8 +68,11 @@ class Host:
         self.remove()
 
     def _options(self) -> list[str]:
-        # What systemd needs to boot, and no more; the image's cg2-init does the rest.
-        options = {"cap-add": ["SYS_ADMIN", "NET_ADMIN"], "security-opt": ["seccomp=unconfined", "apparmor=unconfined"]}
+        # What systemd needs to boot, and to see where processes of other users work, as root does on any host; the image's cg2-init does the rest.
+        options = {
+            "cap-add": ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
+            "security-opt": ["seccomp=unconfined", "apparmor=unconfined"],
+        }
         options |= {"tmpfs": ["/run", "/run/lock", "/tmp:exec"], "cgroupns": ["private"], "env": ["container=docker"]}
         options |= {"label": [f"{OWNER}={_identity(os.getpid())}"]}
         return [f"--{name}={value}" for name, values in options.items() for value in values]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import typing as t
@@ -38,17 +40,33 @@ def apply(role: str, host: Host, folder: pathlib.Path, variables: t.Mapping[str,
     return play(host, folder, {"roles": [f"steady.rollout.{role}"], "vars": dict(variables)}, *flags)
 
 
-def play(host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str) -> Run:
-    """Run a play of one's own on a host."""
+def play(
+    host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str, names: t.Sequence[str] = ("lb1",)
+) -> Run:
+    """Run a play of one's own on a host, which is all hosts of these names."""
+    with started(host, folder, content, *flags, names=names) as process:
+        output, _nothing = process.communicate(timeout=PLAY_SECONDS)
+    return Run(process.returncode, output)
+
+
+@contextlib.contextmanager
+def started(
+    host: Host, folder: pathlib.Path, content: t.Mapping[str, t.Any], *flags: str, names: t.Sequence[str] = ("lb1",)
+) -> t.Iterator[subprocess.Popen[str]]:
+    """A play that runs meanwhile; it is killed in the end, with all that it started."""
     (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **content}]))
-    (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": {"lb1": host.inventory}}}))
+    (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": dict.fromkeys(names, host.inventory)}}))
     program = pathlib.Path(sys.executable).with_name("ansible-playbook")
     command = [str(program), "-i", str(folder / "inventory.json"), str(folder / "play.json"), *flags]
     env = {**os.environ, "ANSIBLE_PIPELINING": "true", "ANSIBLE_NOCOLOR": "true"}
-    done = subprocess.run(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PLAY_SECONDS
-    )
-    return Run(done.returncode, done.stdout)
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def written(host: Host) -> set[str]:
