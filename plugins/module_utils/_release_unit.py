@@ -147,7 +147,7 @@ def unit(text: str, directory: str | None = None) -> Unit:
 def acts(found: Unit, aim: Aim) -> Acts:
     """What has to be done for the aim; nothing where all is as it is to be."""
     reload = found.needs_reload or not found.is_there
-    enable = aim.enabled if found.is_enabled != aim.enabled and (found.is_there or aim.enabled) else None
+    enable = aim.enabled if found.is_enabled != aim.enabled and (found.is_there or aim.state == RUNNING) else None
     if aim.state == STOPPED:
         return Acts(found.needs_reload, enable, stop=not found.is_down)
     if not found.is_up:

@@ -196,7 +196,7 @@ def _all_pythons(run: Run) -> Path:
 
 def unit(run: Run) -> None:
     """Unit tests, and module_utils on the oldest Python of managed hosts."""
-    system.need(["openssl"])
+    system.need(["git", "openssl", "zip"])
     # Starting workers costs a second, which is too much for the few tests of an edit's first look.
     workers = [] if run.options.arguments else ["-n", "auto"]
     searching = ["--hypothesis-profile", "search"] if run.options.long else []

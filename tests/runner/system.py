@@ -24,6 +24,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "shellcheck": "shellcheck",
     "wrk": "wrk",
+    "zip": "zip",
     "/usr/lib/nginx/modules/ngx_http_lua_module.so": "libnginx-mod-http-lua",
     "/usr/lib/nginx/modules/ngx_stream_module.so": "libnginx-mod-stream",
 }

@@ -102,6 +102,7 @@ def test_what_nobody_understands_is_no_unit_that_runs(text: str) -> None:
         (STOPPED_UNIT, Aim(STOPPED, enabled=False, restart=True), Acts()),
         (FAILED, Aim(STOPPED), Acts()),
         (NOT_THERE, Aim(STOPPED, enabled=False), Acts()),
+        (NOT_THERE, Aim(STOPPED), Acts()),
     ],
 )
 def test_what_is_done_is_what_is_needed(found: Unit, aim: Aim, wanted: Acts) -> None:
