@@ -243,68 +243,31 @@ class Running:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A fleet and rollouts on it
+# Runs, and a fleet for them
 
 
-class Rollouts:
-    """A local fleet of its own, and rollouts on it. Use as a context manager.
+class Runs:
+    """Runs of playbooks on the fleet of an inventory. Use as a context manager.
 
-    `variables` go to all hosts of the inventory (None takes one out), `hosts` to single hosts: {host: {name: value}}.
     `niceness` is that of Ansible and its modules.
     """
 
     niceness = NICENESS
 
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        options: Options,
-        variables: t.Mapping[str, t.Any],
-        hosts: t.Mapping[str, t.Mapping[str, t.Any]],
-    ) -> None:
+    def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
-        self._options = options
-        self._variables = {**QUICK, **variables}
-        self._hosts = hosts
         self._stack = contextlib.ExitStack()
         self._runs = 0
 
-    def __enter__(self) -> Rollouts:
-        try:
-            self.fleet = self._stack.enter_context(Fleet(self._options))
-            self.gate = self._stack.enter_context(Gate(pathlib.Path(self.fleet.directory) / "gate.sock"))
-            self.write_inventory()
-        except BaseException:
-            self._stack.close()
-            raise
+    def __enter__(self) -> Runs:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
 
     @property
-    def tracks(self) -> t.Mapping[str, str]:
-        """The track of each app host that has one."""
-        return self._options.tracks
-
-    @property
     def inventory(self) -> pathlib.Path:
         return self.folder / "inventory.json"
-
-    def write_inventory(self, change: t.Callable[[dict[str, t.Any]], object] = lambda _inventory: None) -> None:
-        """Write the inventory; `change` may alter it first."""
-        inventory = copy.deepcopy(self.fleet.layout.inventory())
-        everybody = inventory["all"]["vars"]
-        everybody.update(self._variables, ansible_connection="fragile", fragile_gate=str(self.gate.path))
-        for name in [name for name, value in everybody.items() if value is None]:
-            del everybody[name]
-        for group in ("lb", "app"):
-            for host, variables in inventory["all"]["children"][group]["hosts"].items():
-                variables.update(self._hosts.get(host, {}), fragile_host=host)
-        change(inventory)
-        self.inventory.write_text(json.dumps(inventory, indent=1))
-
-    # --- runs
 
     def start(self, what: str | t.Sequence[Play], *arguments: str, **variables: t.Any) -> Running:
         """Start a playbook of the collection, or plays of one's own, with extra variables."""
@@ -361,6 +324,53 @@ class Rollouts:
             "ANSIBLE_RETRY_FILES_ENABLED": "0",
             "ANSIBLE_ROLES_PATH": str(self.folder / "roles"),
         }
+
+
+class Rollouts(Runs):
+    """A local fleet of its own, and rollouts on it. Use as a context manager.
+
+    `variables` go to all hosts of the inventory (None takes one out), `hosts` to single hosts: {host: {name: value}}.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        options: Options,
+        variables: t.Mapping[str, t.Any],
+        hosts: t.Mapping[str, t.Mapping[str, t.Any]],
+    ) -> None:
+        super().__init__(folder)
+        self._options = options
+        self._variables = {**QUICK, **variables}
+        self._hosts = hosts
+
+    def __enter__(self) -> Rollouts:
+        try:
+            self.fleet = self._stack.enter_context(Fleet(self._options))
+            self.gate = self._stack.enter_context(Gate(pathlib.Path(self.fleet.directory) / "gate.sock"))
+            self.write_inventory()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    @property
+    def tracks(self) -> t.Mapping[str, str]:
+        """The track of each app host that has one."""
+        return self._options.tracks
+
+    def write_inventory(self, change: t.Callable[[dict[str, t.Any]], object] = lambda _inventory: None) -> None:
+        """Write the inventory; `change` may alter it first."""
+        inventory = copy.deepcopy(self.fleet.layout.inventory())
+        everybody = inventory["all"]["vars"]
+        everybody.update(self._variables, ansible_connection="fragile", fragile_gate=str(self.gate.path))
+        for name in [name for name, value in everybody.items() if value is None]:
+            del everybody[name]
+        for group in ("lb", "app"):
+            for host, variables in inventory["all"]["children"][group]["hosts"].items():
+                variables.update(self._hosts.get(host, {}), fragile_host=host)
+        change(inventory)
+        self.inventory.write_text(json.dumps(inventory, indent=1))
 
     # --- a user's own deploy
 
