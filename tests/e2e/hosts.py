@@ -11,9 +11,11 @@ No host is privileged. Each carries the pid of its owner; whoever starts one rem
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
+import random
 import subprocess
 import types
 import typing as t
@@ -25,6 +27,18 @@ BUILD = pathlib.Path(__file__).resolve().parents[1] / "images" / "build"
 BUILD_SECONDS = 1200  # may wait for another run that makes the same image
 BOOT_SECONDS = 60
 POLL_SECONDS = 0.1
+# A boot of a host is one of its own: the kernel, which is this machine's, knows of none. ProtectKernelTunables of a unit
+# would show it the kernel's again, so the guard goes without.
+BOOT = """
+cat /proc/sys/kernel/random/uuid >/run/boot_id
+mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
+guard=/usr/lib/systemd/system/steady-rollout-guard.service.d
+mkdir -p "$guard"
+printf '[Service]\\nProtectKernelTunables=no\\n' >"$guard/boot-id.conf"
+exec /sbin/cg2-init
+"""
+NETWORK = "10.213"
+NETWORKS = 8  # that are tried
 
 
 class HostError(DockerError):
@@ -41,15 +55,17 @@ def image_of(release: str) -> str:
 
 
 class Host:
-    """One running test host; `id` is its container's."""
+    """One running test host; `id` is its container's, and `options` are further ones of docker."""
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, options: t.Sequence[str] = ()) -> None:
         self.image = image
         self.id = ""
+        self._more = options
+        self._removed = False
 
     def __enter__(self) -> Host:
         remove_orphans()
-        self.id = docker("run", "--detach", *self._options(), self.image, "/sbin/cg2-init").strip()
+        self.id = docker("run", "--detach", *self._options(), self.image, "/bin/sh", "-ec", BOOT).strip()
         try:
             self._await_systemd()
         except BaseException:
@@ -73,7 +89,7 @@ class Host:
         }
         options |= {"tmpfs": ["/run", "/run/lock", "/tmp:exec"], "cgroupns": ["private"], "env": ["container=docker"]}
         options |= {"label": [f"{OWNER}={identity(os.getpid())}"]}
-        return [f"--{name}={value}" for name, values in options.items() for value in values]
+        return [*(f"--{name}={value}" for name, values in options.items() for value in values), *self._more]
 
     def _await_systemd(self) -> None:
         def state() -> str:
@@ -120,7 +136,49 @@ class Host:
             "ansible_python_interpreter": "/usr/bin/python3",
         }
 
+    def boot_id(self) -> str:
+        """What tells its boots apart."""
+        return self.read("/proc/sys/kernel/random/boot_id").strip()
+
     def remove(self) -> None:
         """Remove the host with all that it wrote."""
-        if self.id:
+        if self.id and not self._removed:
             docker("rm", "--force", "--volumes", self.id)
+            self._removed = True
+
+    def restart(self, seconds: int = 10) -> None:
+        """Have it end and boot again; after some seconds what still runs is killed, with 0 as if its power went."""
+        docker("restart", f"--time={seconds}", self.id)
+        self._await_systemd()
+
+
+class Network:
+    """A network of its own for test hosts, who may ask for an address of it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __enter__(self) -> Network:
+        remove_orphans()
+        # What docker would pick gives no host an address that it still has after a restart.
+        for number in random.SystemRandom().sample(range(256), NETWORKS):
+            self._prefix = f"{NETWORK}.{number}"
+            with contextlib.suppress(DockerError):
+                name = f"steady-{os.getpid()}-{number}"
+                docker(
+                    "network",
+                    "create",
+                    f"--subnet={self._prefix}.0/24",
+                    f"--label={OWNER}={identity(os.getpid())}",
+                    name,
+                )
+                self.name = name
+                return self
+        raise HostError(f"there is no free network among {NETWORKS} of {NETWORK}.0.0/16: see docker network ls.")
+
+    def __exit__(self, *_exc: object) -> None:
+        docker("network", "rm", self.name)
+
+    def address(self, number: int) -> str:
+        """The address of this number, from 2 on."""
+        return f"{self._prefix}.{number}"

@@ -21,7 +21,7 @@ import typing as t
 
 from local_fleet.fleet import Fleet
 from local_fleet.layout import DEPLOY, LOAD_BALANCERS, Options
-from local_fleet.load import Load, Loadable, Profile
+from local_fleet.load import Balancers, Load, Loadable, Profile
 from local_fleet.supervisor import descendants, send
 from local_fleet.tally import Summary, Terms
 
@@ -255,86 +255,31 @@ class Running:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A fleet and rollouts on it
+# Runs, and a fleet for them
 
 
-@dataclasses.dataclass(frozen=True)
-class _OneBalancer:
-    """A fleet as a load sees it that uses one load balancer only."""
+class Runs:
+    """Runs of playbooks on the fleet of an inventory. Use as a context manager.
 
-    fleet: Fleet
-    load_balancer: str
-
-    @property
-    def load_balancers(self) -> t.Sequence[str]:
-        return (self.load_balancer,)
-
-    def endpoint(self, host: str) -> str:
-        return self.fleet.endpoint(host)
-
-    def incidents(self) -> t.Any:
-        return self.fleet.incidents()
-
-
-class Rollouts:
-    """A local fleet of its own, and rollouts on it. Use as a context manager.
-
-    `variables` go to all hosts of the inventory (None takes one out), `hosts` to single hosts: {host: {name: value}}.
     `niceness` is that of Ansible and its modules.
     """
 
     niceness = NICENESS
 
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        options: Options,
-        variables: t.Mapping[str, t.Any],
-        hosts: t.Mapping[str, t.Mapping[str, t.Any]],
-    ) -> None:
+    def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
-        self._options = options
-        self._variables = {**QUICK, **variables}
-        self._hosts = hosts
         self._stack = contextlib.ExitStack()
         self._runs = 0
 
-    def __enter__(self) -> Rollouts:
-        try:
-            self.fleet = self._stack.enter_context(Fleet(self._options))
-            self.gate = self._stack.enter_context(Gate(pathlib.Path(self.fleet.directory) / "gate.sock"))
-            self.write_inventory()
-        except BaseException:
-            self._stack.close()
-            raise
+    def __enter__(self) -> Runs:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
 
     @property
-    def tracks(self) -> t.Mapping[str, str]:
-        """The track of each app host that has one."""
-        return self._options.tracks
-
-    @property
     def inventory(self) -> pathlib.Path:
         return self.folder / "inventory.json"
-
-    def write_inventory(self, change: t.Callable[[dict[str, t.Any]], object] = lambda _inventory: None) -> None:
-        """Write the inventory; `change` may alter it first."""
-        inventory = copy.deepcopy(self.fleet.layout.inventory())
-        everybody = inventory["all"]["vars"]
-        everybody.update(self._variables, ansible_connection="fragile", fragile_gate=str(self.gate.path))
-        for name in [name for name, value in everybody.items() if value is None]:
-            del everybody[name]
-        for group in ("lb", "app"):
-            for host, variables in inventory["all"]["children"][group]["hosts"].items():
-                variables.update(self._hosts.get(host, {}), fragile_host=host)
-        change(inventory)
-        self.inventory.write_text(json.dumps(inventory, indent=1))
-
-    # --- runs
 
     def start(self, what: str | t.Sequence[Play], *arguments: str, **variables: t.Any) -> Running:
         """Start a playbook of the collection, or plays of one's own, with extra variables."""
@@ -390,6 +335,53 @@ class Rollouts:
             "ANSIBLE_ROLES_PATH": str(self.folder / "roles"),
         }
 
+
+class Rollouts(Runs):
+    """A local fleet of its own, and rollouts on it. Use as a context manager.
+
+    `variables` go to all hosts of the inventory (None takes one out), `hosts` to single hosts: {host: {name: value}}.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        options: Options,
+        variables: t.Mapping[str, t.Any],
+        hosts: t.Mapping[str, t.Mapping[str, t.Any]],
+    ) -> None:
+        super().__init__(folder)
+        self._options = options
+        self._variables = {**QUICK, **variables}
+        self._hosts = hosts
+
+    def __enter__(self) -> Rollouts:
+        try:
+            self.fleet = self._stack.enter_context(Fleet(self._options))
+            self.gate = self._stack.enter_context(Gate(pathlib.Path(self.fleet.directory) / "gate.sock"))
+            self.write_inventory()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    @property
+    def tracks(self) -> t.Mapping[str, str]:
+        """The track of each app host that has one."""
+        return self._options.tracks
+
+    def write_inventory(self, change: t.Callable[[dict[str, t.Any]], object] = lambda _inventory: None) -> None:
+        """Write the inventory; `change` may alter it first."""
+        inventory = copy.deepcopy(self.fleet.layout.inventory())
+        everybody = inventory["all"]["vars"]
+        everybody.update(self._variables, ansible_connection="fragile", fragile_gate=str(self.gate.path))
+        for name in [name for name, value in everybody.items() if value is None]:
+            del everybody[name]
+        for group in ("lb", "app"):
+            for host, variables in inventory["all"]["children"][group]["hosts"].items():
+                variables.update(self._hosts.get(host, {}), fragile_host=host)
+        change(inventory)
+        self.inventory.write_text(json.dumps(inventory, indent=1))
+
     # --- a user's own deploy
 
     def write_deploy(self, *tasks: t.Mapping[str, t.Any]) -> dict[str, str]:
@@ -412,7 +404,9 @@ class Rollouts:
 
     def load(self, terms: Terms | None = None, only: str = "", **profile: t.Any) -> Load:
         """Start a load, on both load balancers unless `only` names one; it stops at the end or by the test."""
-        seen: Loadable = _OneBalancer(self.fleet, only) if only else self.fleet
+        seen: Loadable = self.fleet
+        if only:
+            seen = Balancers({only: self.fleet.endpoint(only)}, self.fleet.incidents)
         if not self.fleet.keeps_idle_connections:
             profile = {"new_connections": 1.0, **profile}
         load = Load(seen, Profile(**{"rate": GENTLE, **profile}), terms)

@@ -117,6 +117,66 @@ def test_connections_that_the_load_balancer_closed_while_idle_are_not_used(start
     assert not any(record.reused for record in load.records())
 
 
+# --- WebSockets
+
+
+def test_websockets_are_closed_at_their_age_and_opened_anew_over_drains_and_reloads(
+    fleet: Fleet, start_load: t.Callable[..., Load]
+) -> None:
+    load = start_load(rate=20, websockets=6, websocket_s=2.0)
+    fleet.deploy_drained("web1", "1.1.0")
+    fleet.reload("lb1")
+    lasts(load, 3)
+    summary = stopped(load)
+    sockets = summary.sockets
+    assert (summary.lost, summary.harmed, sockets.lost, sockets.harmed, sockets.cut) == (0, 0, 0, 0, 0), (
+        summary.examples
+    )
+    assert sockets.ok == sockets.sent > 12
+    assert sockets.messages > 5 * sockets.sent
+
+
+def test_a_websocket_that_its_host_drops_is_cut_and_replaced(fleet: Fleet, start_load: t.Callable[..., Load]) -> None:
+    load = start_load(rate=20, websockets=6, websocket_s=60)
+    poll(
+        lambda: all(int(fleet.servers(name)["web1"]["scur"]) for name in LOAD_BALANCERS), "WebSockets are open", SECONDS
+    )
+    fleet.kill("web1")
+    poll(lambda: len(load.sockets()) >= 2, "WebSockets end", SECONDS)
+    lasts(load, 1)
+    summary = stopped(load)
+    cut = [socket for socket in load.sockets() if socket.is_cut]
+    assert {(socket.host, socket.lb) for socket in cut} == {("web1", "lb1"), ("web1", "lb2")}
+    assert (summary.sockets.cut, summary.sockets.harmed) == (len(cut), 0)
+    assert summary.sockets.ok == 12
+
+
+def test_a_host_that_is_stopped_before_it_is_drained_closes_its_websockets(
+    fleet: Fleet, start_load: t.Callable[..., Load]
+) -> None:
+    load = start_load(rate=20, websockets=6, websocket_s=60)
+    poll(
+        lambda: all(int(fleet.servers(name)["web1"]["scur"]) for name in LOAD_BALANCERS), "WebSockets are open", SECONDS
+    )
+    fleet.stop("web1")
+    summary = stopped(load)
+    assert summary.sockets.lost == summary.sockets.cut == 2
+    assert {socket.broken for socket in load.sockets() if socket.is_cut} == {"it was closed with 1001"}
+
+
+@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[2]])
+def test_websockets_that_a_crash_kills_are_harmed(start_fleet: t.Callable[..., Fleet], version: str) -> None:
+    fleet = start_fleet(apps=2, haproxy_command=haproxy_command(version))
+    with Load(fleet, Profile(rate=50, websockets=20, websocket_s=3)) as load:
+        fleet.deploy_drained("web1", "2.0.0", "bad_after", rate=0.5, after_s=2.0, then="crash")
+        poll(lambda: has_crashed(fleet, "2.0.0"), "the release crashes", SECONDS)
+        lasts(load, 1)
+    summary = load.summary()
+    assert summary.sockets.lost == 0, summary.examples
+    assert summary.sockets.harmed >= summary.sockets.cut > 0
+    assert {socket.release for socket in load.sockets() if socket.is_cut} == {"2.0.0"}
+
+
 # --- What the load balancer or somebody else does wrong
 
 

@@ -1,11 +1,13 @@
 # Copyright (c) steady.rollout developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The app of the local fleet: a small HTTP/1.1 server whose release decides how it behaves.
+"""The app of the test fleets: a small HTTP/1.1 server whose release decides how it behaves.
 
-    python app.py --host web1 --listen 127.20.0.21:8080 --release release.json [--killed killed.jsonl]
+    python app.py --host web1 --listen 127.20.0.21:8080 --release release.json [--killed killed.jsonl] [--grace 10]
 
-The release file is read at the start: {"release": "1.0.0", "behaviour": "good", ...}. Behaviours and what they read:
+Without options it is what a unit on a host of its own starts: it listens on PORT of the environment, on every address, its
+release file is beside it, and its name is the host's. The release file is read at the start: {"release": "1.0.0",
+"behaviour": "good", ...}. Behaviours and what they read:
 
     good             every request is answered with 200
     errors           a share `rate` (0 to 1) of the requests is answered with 500
@@ -15,8 +17,11 @@ The release file is read at the start: {"release": "1.0.0", "behaviour": "good",
     crash            the process ends on a share `rate` of the requests, and kills with it all that is in flight
     bad_after        good for `after_s` seconds, then as `then` (errors, slow, unhealthy or crash) says
 
-On SIGTERM it goes on to answer on open connections, with `Connection: close`, until they have been idle for a moment,
-and ends with 0 after GRACE seconds at the latest. It needs nothing but the standard library of Python 3.9.
+/slow?ms=N takes its time, and /ws is a WebSocket that sends back each message; a bad release behaves at its handshake.
+
+On SIGTERM it goes on to answer on open connections, with `Connection: close`, until they have been idle for a moment. A
+WebSocket goes on too, and is closed with 1001 after the grace, so only a drain saves one from a restart. It ends with 0
+then, at the latest. It needs nothing but the standard library of Python 3.9, and is one file.
 
 A crash first appends the ids of the requests that it kills to the file of --killed: HAProxy closes a reused client
 connection without a word when its server dies, so nobody else could tell these requests from ones the LB lost.
@@ -26,8 +31,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -41,18 +48,21 @@ import typing as t
 import zlib
 from urllib.parse import parse_qs
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 GRACE = 10.0  # seconds from SIGTERM to the end, at most
+GOODBYE = 0.5  # seconds after that in which clients of WebSockets may answer that they are closed
 LINGER = 0.2  # seconds that a connection must be idle before a stopping app closes it: a request may be on its way
 BACKLOG = 512
 MAX_HEAD = 16384
 MAX_BODY = 1 << 20
+MAX_MESSAGE = 1 << 16
 CRASH_EXIT_CODE = 70
 CRASH_READS = 0.2  # seconds in which a crashing app still notes the requests that were on their way to it
 
 BEHAVIOURS = ("good", "errors", "slow", "unhealthy", "crash_on_start", "crash", "bad_after")
 LATER_BEHAVIOURS = ("errors", "slow", "unhealthy", "crash")
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 500: "Internal Server Error"}
-REASONS.update({501: "Not Implemented", 503: "Service Unavailable"})
+REASONS.update({426: "Upgrade Required", 501: "Not Implemented", 503: "Service Unavailable"})
 
 
 class ReleaseError(ValueError):
@@ -110,6 +120,7 @@ class Request(t.NamedTuple):
     length: int
     keep_alive: bool
     request_id: str
+    websocket_key: str = ""  # of a request to become a WebSocket
 
 
 class BadRequest(Exception):
@@ -126,7 +137,7 @@ def parse_head(head: bytes) -> Request:
     words = first.split(" ")
     if len(words) != 3 or words[2] not in ("HTTP/1.0", "HTTP/1.1"):
         raise BadRequest(400)
-    length, keep_alive, request_id = 0, words[2] == "HTTP/1.1", ""
+    length, keep_alive, request_id, upgrade, key = 0, words[2] == "HTTP/1.1", "", False, ""
     for line in rest.split("\r\n") if rest else ():
         name, _colon, value = line.partition(":")
         name = name.lower()
@@ -136,10 +147,14 @@ def parse_head(head: bytes) -> Request:
             keep_alive = _keeps_alive(value.lower(), keep_alive)
         elif name == "x-request-id":
             request_id = value.strip()
+        elif name == "upgrade":
+            upgrade = value.strip().lower() == "websocket"
+        elif name == "sec-websocket-key":
+            key = value.strip()
         elif name == "transfer-encoding":
             raise BadRequest(501)
     path, _mark, query = words[1].partition("?")
-    return Request(words[0], path, query, length, keep_alive, request_id)
+    return Request(words[0], path, query, length, keep_alive, request_id, key if upgrade else "")
 
 
 def _length(value: str) -> int:
@@ -155,6 +170,126 @@ def _keeps_alive(value: str, default: bool) -> bool:
     if "close" in tokens:
         return False
     return default or "keep-alive" in tokens
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# WebSockets, as RFC 6455 has them, without extensions
+
+ACCEPT_SUFFIX = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+GOING_AWAY, PROTOCOL_ERROR, TOO_BIG = 1001, 1002, 1009
+
+
+class BadFrame(Exception):
+    """A client breaks the protocol; `code` is what its WebSocket is closed with."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Frame(t.NamedTuple):
+    """One frame of a client, unmasked; the last one of a message is `final`."""
+
+    opcode: int
+    final: bool
+    payload: bytes
+
+
+def accept_key(key: str) -> str:
+    """What the answer to a handshake with this key must carry."""
+    return base64.b64encode(hashlib.sha1((key + ACCEPT_SUFFIX).encode("latin-1")).digest()).decode()
+
+
+def encode_frame(opcode: int, payload: bytes) -> bytes:
+    """A whole message of the server in one frame, of at most MAX_MESSAGE bytes."""
+    if len(payload) < 126:
+        return bytes([0x80 | opcode, len(payload)]) + payload
+    if len(payload) < 1 << 16:
+        return bytes([0x80 | opcode, 126]) + len(payload).to_bytes(2, "big") + payload
+    return bytes([0x80 | opcode, 127]) + len(payload).to_bytes(8, "big") + payload
+
+
+def take_frame(buffer: bytearray) -> Frame | None:
+    """Take the first frame of a client out of a buffer; None while it is not whole. Raises BadFrame."""
+    if len(buffer) < 2:
+        return None
+    opcode, length, start = buffer[0] & 0x0F, buffer[1] & 0x7F, 2
+    if buffer[0] & 0x70 or not buffer[1] & 0x80 or opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+        raise BadFrame(PROTOCOL_ERROR)
+    if opcode >= CLOSE and (length > 125 or not buffer[0] & 0x80):
+        raise BadFrame(PROTOCOL_ERROR)
+    if length > 125:
+        start = 4 if length == 126 else 10
+        if len(buffer) < start:
+            return None
+        length = int.from_bytes(buffer[2:start], "big")
+    if length > MAX_MESSAGE:
+        raise BadFrame(TOO_BIG)
+    end = start + 4 + length
+    if len(buffer) < end:
+        return None
+    mask, masked = buffer[start : start + 4], buffer[start + 4 : end]
+    frame = Frame(opcode, bool(buffer[0] & 0x80), bytes(byte ^ mask[at % 4] for at, byte in enumerate(masked)))
+    del buffer[:end]
+    return frame
+
+
+class WebSocket:
+    """An open WebSocket that sends each message back; `write` sends bytes, `end` closes the connection."""
+
+    def __init__(self, request_id: str, write: t.Callable[[bytes], object], end: t.Callable[[], object]) -> None:
+        self.request_id = request_id
+        self._write = write
+        self._end = end
+        self._opcode: int | None = None  # of the message that is coming
+        self._message = bytearray()
+        self._closing = False
+
+    def feed(self, buffer: bytearray) -> None:
+        """Serve the frames in a buffer, and take them out of it."""
+        try:
+            while frame := take_frame(buffer):
+                self._serve(frame)
+        except BadFrame as error:
+            self.close(error.code)
+            self._end()
+
+    def close(self, code: int) -> None:
+        """Say that it is closed; the client's answer, or its end, ends the connection."""
+        if not self._closing:
+            self._closing = True
+            self._write(encode_frame(CLOSE, code.to_bytes(2, "big")))
+
+    def _serve(self, frame: Frame) -> None:
+        if frame.opcode == CLOSE:
+            if not self._closing:
+                self._write(encode_frame(CLOSE, frame.payload[:2]))
+            self._closing = True
+            self._end()
+        elif frame.opcode == PING:
+            self._write(encode_frame(PONG, frame.payload))
+        elif frame.opcode != PONG:
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        """Take a part of a message, and answer the whole."""
+        if (frame.opcode == CONTINUATION) != (self._opcode is not None):
+            raise BadFrame(PROTOCOL_ERROR)
+        self._opcode = self._opcode or frame.opcode
+        self._message += frame.payload
+        if len(self._message) > MAX_MESSAGE:
+            raise BadFrame(TOO_BIG)
+        if not frame.final:
+            return
+        if not self._closing:
+            self._write(encode_frame(self._opcode, bytes(self._message)))
+        self._opcode = None
+        self._message.clear()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The server
 
 
 class Crash(Exception):
@@ -174,7 +309,7 @@ class App:
         self.stopped = asyncio.Event()
         self._started = time.monotonic()
         self._random = random.Random()
-        self._headers = f"X-Release: {release.release}\r\nX-Host: {host}\r\nContent-Type: application/json\r\n"
+        self._headers = f"X-Release: {release.release}\r\nX-Host: {host}\r\n"
 
     def behaviour(self) -> str:
         return self.release.behaviour_at(time.monotonic() - self._started)
@@ -191,6 +326,8 @@ class App:
             if behaviour == "errors":
                 return 500, delay
             delay += self.release.delay_ms / 1000
+        if request.path == "/ws":
+            return (101 if request.websocket_key else 426), delay
         return (200 if request.path in ("/", "/slow", "/echo") else 404), delay
 
     def _asked_delay(self, request: Request) -> float:
@@ -209,16 +346,26 @@ class App:
             told.update(length=len(body), crc32=zlib.crc32(body))
         payload = json.dumps(told).encode()
         connection = "Connection: close\r\n" if close else ""
-        head = (
-            f"HTTP/1.1 {status} {REASONS[status]}\r\n{self._headers}{connection}Content-Length: {len(payload)}\r\n\r\n"
-        )
+        content = f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+        head = f"HTTP/1.1 {status} {REASONS[status]}\r\n{self._headers}{connection}{content}\r\n"
         return head.encode("latin-1", "replace") + (payload if request.method != "HEAD" else b"")
+
+    def handshake(self, request: Request) -> bytes:
+        """The answer after which a connection is a WebSocket."""
+        accept = f"Sec-WebSocket-Accept: {accept_key(request.websocket_key)}\r\n"
+        head = f"HTTP/1.1 101 Switching Protocols\r\n{self._headers}Upgrade: websocket\r\nConnection: Upgrade\r\n{accept}\r\n"
+        return head.encode("latin-1", "replace")
 
     def stop(self) -> None:
         self.stopping = True
         for connection in list(self.connections):
             connection.close_when_idle()
         self.forget(None)
+
+    def say_goodbye(self) -> None:
+        """Close the WebSockets that are left."""
+        for connection in list(self.connections):
+            connection.close_websocket(GOING_AWAY)
 
     def crash(self) -> t.NoReturn:
         """End the process and the requests in flight, and note which ones they are.
@@ -260,6 +407,7 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None  # its body is still coming
         self._busy = False  # an answer is due
         self._timer: asyncio.TimerHandle | None = None
+        self._websocket: WebSocket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = t.cast(asyncio.Transport, transport)
@@ -274,7 +422,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        if not self._busy:
+        if self._websocket:
+            self._websocket.feed(self._buffer)
+        elif not self._busy:
             self._serve()
 
     def eof_received(self) -> bool:
@@ -282,11 +432,18 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """Close after LINGER seconds without a request; a request in between is answered and ends the connection."""
-        if not self._busy and not self._timer:
+        if not self._busy and not self._timer and not self._websocket:
             self._timer = asyncio.get_running_loop().call_later(LINGER, self._transport.close)
 
+    def close_websocket(self, code: int) -> None:
+        """Close the WebSocket that the connection may be."""
+        if self._websocket:
+            self._websocket.close(code)
+
     def request_ids(self) -> list[str]:
-        """The ids of the requests that have come and are not answered."""
+        """The ids of the requests that have come and are not answered, and of the one that became a WebSocket."""
+        if self._websocket:
+            return [self._websocket.request_id]
         current = [self._request.request_id] if self._request is not None and self._request.request_id else []
         return [*current, *request_ids(bytes(self._buffer))]
 
@@ -332,6 +489,11 @@ class Connection(asyncio.Protocol):
         self._timer = None
         self._busy = False
         self._request = None
+        if status == 101:
+            self._transport.write(self._app.handshake(request))
+            self._websocket = WebSocket(request.request_id, self._transport.write, self._transport.close)
+            self._websocket.feed(self._buffer)
+            return
         close = self._app.stopping or not request.keep_alive
         self._transport.write(self._app.response(status, request, body, close))
         if close:
@@ -397,8 +559,8 @@ def listen(address: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(app: App, address: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT, then end what is in flight."""
+async def serve(app: App, address: str, port: int, grace: float) -> None:
+    """Serve until SIGTERM or SIGINT, then end what is in flight within `grace` seconds."""
     loop = asyncio.get_running_loop()
     listener = listen(address, port)
     app.listener = listener
@@ -410,18 +572,30 @@ async def serve(app: App, address: str, port: int) -> None:
     await terminated.wait()
     server.close()
     app.stop()
-    try:
-        await asyncio.wait_for(app.stopped.wait(), GRACE)
-    except asyncio.TimeoutError:
-        print(f"stopped with {len(app.connections)} connections open after {GRACE:g} s", file=sys.stderr)
+    if not await _ends(app, grace):
+        print(f"stopped with {len(app.connections)} connections open after {grace:g} s", file=sys.stderr)
+        app.say_goodbye()
+        await _ends(app, GOODBYE)
+
+
+async def _ends(app: App, seconds: float) -> bool:
+    """Wait for the last connection's end, or for some seconds."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(app.stopped.wait(), seconds)
+    return app.stopped.is_set()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The app of the local fleet.")
-    parser.add_argument("--host", required=True, help="the name that answers carry")
-    parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT")
-    parser.add_argument("--release", required=True, metavar="FILE", help="the release file")
+    parser = argparse.ArgumentParser(description="The app of the test fleets.")
+    parser.add_argument("--host", default=socket.gethostname(), help="the name that answers carry")
+    parser.add_argument("--listen", default=f"0.0.0.0:{os.environ.get('PORT', '8080')}", metavar="ADDRESS:PORT")
+    parser.add_argument(
+        "--release", default=os.path.join(HERE, "release.json"), metavar="FILE", help="the release file"
+    )
     parser.add_argument("--killed", default="", metavar="FILE", help="where a crash notes the requests it kills")
+    parser.add_argument(
+        "--grace", type=float, default=GRACE, metavar="SECONDS", help="from SIGTERM to the end, at most"
+    )
     arguments = parser.parse_args()
     try:
         with open(arguments.release, encoding="utf-8") as file:
@@ -443,7 +617,7 @@ def main() -> int:
 
 async def _run(arguments: argparse.Namespace, release: Release, address: str, port: int) -> None:
     # Python 3.9 binds an Event to the loop that runs where it is made.
-    await serve(App(arguments.host, release, arguments.killed), address, port)
+    await serve(App(arguments.host, release, arguments.killed), address, port, arguments.grace)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ import h11
 from local_fleet.incidents import Incidents
 from local_fleet.polling import poll
 from local_fleet.supervisor import FleetError
-from local_fleet.tally import Record, Summary, Terms, summarise
+from local_fleet.tally import Record, SocketRecord, Summary, Terms, summarise
+from local_fleet.websockets import Crowd, Manner, Place
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLUSH_SECONDS = 0.25
@@ -52,6 +53,9 @@ class Profile:
     Of the requests, a share `new_connections` goes on a connection of its own, `posts` is POST with a body of up to
     `body_bytes`, `slow` takes `slow_ms`. The others share `connections` kept-alive connections to each load balancer.
     A request that is not answered completely in `timeout` seconds is given up.
+
+    Besides, `websockets` WebSockets are always open to each load balancer, with a message every `websocket_ms` on each, and
+    closed and opened anew after `websocket_s` seconds.
     """
 
     rate: float = 300.0
@@ -62,12 +66,17 @@ class Profile:
     slow: float = 0.0
     slow_ms: float = 500.0
     timeout: float = 15.0
+    websockets: int = 0
+    websocket_ms: float = 100.0
+    websocket_s: float = 10.0
     seed: int = 1
 
     def __post_init__(self) -> None:
         shares = (self.new_connections, self.posts, self.slow)
         if self.rate < LEAST_RATE or not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"a rate is at least {LEAST_RATE:g}, and shares go from 0 to 1: {self}")
+        if self.websockets < 0 or self.websocket_ms <= 0 or self.websocket_s <= 0:
+            raise ValueError(f"WebSockets are not less than 0, and their times more: {self}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,24 +358,31 @@ class Generator:
         self._profile = profile
         self._targets = targets
         self._output = output
-        self._source = RequestSource(profile, f"{os.getpid():x}-{random.SystemRandom().getrandbits(32):x}")
+        prefix = f"{os.getpid():x}-{random.SystemRandom().getrandbits(32):x}"
+        self._source = RequestSource(profile, prefix)
+        manner = Manner(profile.websocket_s, profile.websocket_ms / 1000, profile.timeout)
+        places = [Place(target.name, target.address, target.port) for target in targets]
+        self._crowd = Crowd(profile.websockets, places, manner, prefix, self._record_socket)
         self._lines: list[str] = []
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._epoch = time.time() - time.monotonic()
 
     async def run(self, stopped: asyncio.Event) -> None:
-        """Send until `stopped`, then wait for the last answers."""
+        """Send until `stopped`, then wait for the last answers and the WebSockets."""
         loop = asyncio.get_running_loop()
         self._interval = 1 / (self._profile.rate * len(self._targets))
         self._start = time.monotonic()
         self._sent = 0
         self._tick()
         flusher = loop.create_task(self._flush_regularly())
+        crowd = loop.create_task(self._crowd.run())
         await stopped.wait()
         self._timer.cancel()
+        self._crowd.stop()
         while self._under_way:
             await asyncio.sleep(0.01)
+        await crowd
         flusher.cancel()
         for target in self._targets:
             target.close()
@@ -379,6 +395,9 @@ class Generator:
     def record(self, record: Record) -> None:
         self._under_way -= 1
         self._lines.append(json.dumps(record))
+
+    def _record_socket(self, record: SocketRecord) -> None:
+        self._lines.append(json.dumps({"socket": record}))
 
     def _tick(self) -> None:
         """Send all that is due, and come again when the next one is."""
@@ -482,6 +501,24 @@ class Loadable(t.Protocol):
         """The crashes so far."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Balancers:
+    """Load balancers wherever they are: {name: address:port}; `find_incidents` tells of crashes, where somebody knows."""
+
+    endpoints: t.Mapping[str, str]
+    find_incidents: t.Callable[[], Incidents] = Incidents
+
+    @property
+    def load_balancers(self) -> t.Sequence[str]:
+        return tuple(self.endpoints)
+
+    def endpoint(self, host: str) -> str:
+        return self.endpoints[host]
+
+    def incidents(self) -> Incidents:
+        return self.find_incidents()
+
+
 class Load:
     """A load on the load balancers of a fleet, while the `with` block runs."""
 
@@ -492,6 +529,7 @@ class Load:
         self._fleet = fleet
         self._process: subprocess.Popen[bytes] | None = None
         self._records: list[Record] = []
+        self._sockets: list[SocketRecord] = []
         self._incidents = Incidents()
         self._rest = b""
         self._offset = 0
@@ -555,11 +593,16 @@ class Load:
             self._take_records()
         return self._records
 
+    def sockets(self) -> list[SocketRecord]:
+        """The WebSockets that have ended so far."""
+        self.records()
+        return self._sockets
+
     def summary(self) -> Summary:
         """The figures of the requests that are finished so far."""
         records = self.records()
         incidents = self._fleet.incidents() if self._process is not None else self._incidents
-        return summarise(records, incidents, self.terms)
+        return summarise(records, incidents, self.terms, self._sockets)
 
     def _has_begun(self) -> bool:
         assert self._process is not None
@@ -577,6 +620,8 @@ class Load:
             values = json.loads(line)
             if isinstance(values, list):
                 self._records.append(Record(*values))
+            elif "socket" in values:
+                self._sockets.append(SocketRecord(*values["socket"]))
             else:
                 self.usage = values
 

@@ -4,7 +4,8 @@
 """What became of requests: which were lost, which were harmed, and the figures of a load. Pure: no I/O.
 
 A request is *lost* when it got no answer, a broken connection, an error made by the load balancer, or an answer that is
-cut short or another request's; *harmed* when a bad release itself answered it badly, or killed it by a crash.
+cut short or another request's; *harmed* when a bad release itself answered it badly, or killed it by a crash. A WebSocket
+is counted apart, by the same words; one that was open and ended before its time is *cut*, too, whoever was at fault.
 """
 
 from __future__ import annotations
@@ -40,6 +41,27 @@ class Record(t.NamedTuple):
     wrong: str = ""  # what is wrong with the body of an answer to this request
 
 
+class SocketRecord(t.NamedTuple):
+    """One WebSocket, as its client saw it. Times are Unix times in seconds."""
+
+    begun: float
+    ended: float
+    lb: str
+    request_id: str  # of its handshake
+    messages: int  # that came back
+    status: int = 0  # of the handshake: 101 when it was open, 0 when no answer came
+    release: str | None = None
+    host: str | None = None
+    server: str | None = None
+    broken: str = ""  # why it ended before its time, or never was
+    wrong: str = ""  # what came back that should not
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was open, and ended in another way than planned."""
+        return self.status == 101 and bool(self.broken)
+
+
 class Outcome(t.NamedTuple):
     """What a request counts as, who harmed it, and why."""
 
@@ -63,6 +85,29 @@ def classify(record: Record, incidents: Incidents, terms: Terms) -> Outcome:
         return _without_an_answer(record, incidents)
     cause = _fault(record, terms)
     return Outcome(HARMED if cause else OK, record.release, record.host, cause)
+
+
+def classify_socket(record: SocketRecord, incidents: Incidents, terms: Terms) -> Outcome:
+    """What one WebSocket counts as: what a request does that saw what its end saw."""
+    opened = record.status == 101
+    begun = record.ended if opened else record.begun
+    request = Record(
+        due=begun,
+        late_ms=0.0,
+        ms=(record.ended - begun) * 1000,
+        asked_ms=0.0,
+        lb=record.lb,
+        method="GET",
+        reused=False,
+        request_id=record.request_id,
+        status=200 if opened else record.status,
+        release=record.release,
+        host=record.host,
+        server=record.server,
+        broken=record.broken,
+        wrong=record.wrong,
+    )
+    return classify(request, incidents, terms)
 
 
 def _without_an_answer(record: Record, incidents: Incidents) -> Outcome:
@@ -107,6 +152,14 @@ class Count:
         setattr(self, kind, getattr(self, kind) + 1)
 
 
+@dataclasses.dataclass
+class Sockets(Count):
+    """How many WebSockets were begun, and what became of them; `cut` are those of the lost and the harmed that were open."""
+
+    cut: int = 0
+    messages: int = 0  # that came back
+
+
 @dataclasses.dataclass(frozen=True)
 class Spread:
     """Percentiles in milliseconds; 0 when there is nothing."""
@@ -130,7 +183,8 @@ class Summary:
     latency: Spread  # of complete answers, less what /slow was asked to take
     lateness: Spread
     seconds: float  # from the first request to the last
-    examples: list[dict[str, t.Any]]  # of lost and harmed requests: the first ones of each
+    examples: list[dict[str, t.Any]]  # of lost and harmed requests and WebSockets: the first ones of each
+    sockets: Sockets = dataclasses.field(default_factory=Sockets)
 
     @property
     def sent(self) -> int:
@@ -160,14 +214,20 @@ class Summary:
 
     def line(self) -> str:
         """The line that a person and the demo read."""
-        return f"requests: {self.sent} sent, {self.lost} lost, {self.harmed} harmed"
+        line = f"requests: {self.sent} sent, {self.lost} lost, {self.harmed} harmed"
+        if not self.sockets.sent:
+            return line
+        told = self.sockets
+        return f"{line}; websockets: {told.sent} opened, {told.cut} cut, {told.lost} lost, {told.harmed} harmed"
 
     def as_dict(self) -> dict[str, t.Any]:
         return {**dataclasses.asdict(self), "rate": self.rate, "starved": self.starved}
 
 
-def summarise(records: t.Sequence[Record], incidents: Incidents, terms: Terms) -> Summary:
-    """The figures of all requests."""
+def summarise(
+    records: t.Sequence[Record], incidents: Incidents, terms: Terms, sockets: t.Sequence[SocketRecord] = ()
+) -> Summary:
+    """The figures of all requests and WebSockets."""
     first = min((record.due for record in records), default=0.0)
     last = max((record.due for record in records), default=0.0)
     counts: list[dict[t.Any, Count]] = [collections.defaultdict(Count) for _table in range(4)]
@@ -182,6 +242,14 @@ def summarise(records: t.Sequence[Record], incidents: Incidents, terms: Terms) -
             table[key].add(outcome.kind)
         if outcome.kind != OK and len(bad[outcome.kind]) < EXAMPLES:
             bad[outcome.kind].append(_example(record, outcome))
+    told = Sockets()
+    for socket in sorted(sockets, key=lambda socket: socket.begun):
+        outcome = classify_socket(socket, incidents, terms)
+        told.add(outcome.kind)
+        told.cut += socket.is_cut
+        told.messages += socket.messages
+        if outcome.kind != OK and len(bad[outcome.kind]) < EXAMPLES:
+            bad[outcome.kind].append(_example(socket, outcome))
     return Summary(
         total=total,
         per_second=dict(counts[0]),
@@ -193,10 +261,11 @@ def summarise(records: t.Sequence[Record], incidents: Incidents, terms: Terms) -
         lateness=spread([record.late_ms for record in records]),
         seconds=last - first,
         examples=[*bad[LOST], *bad[HARMED]],
+        sockets=told,
     )
 
 
-def _example(record: Record, outcome: Outcome) -> dict[str, t.Any]:
+def _example(record: Record | SocketRecord, outcome: Outcome) -> dict[str, t.Any]:
     return {**record._asdict(), **outcome._asdict()}
 
 

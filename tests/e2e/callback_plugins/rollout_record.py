@@ -53,6 +53,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc, unused-ignore]
                 "action": result._task.action,
                 "changed": bool(told.get("changed")),
                 "message": str(told.get("msg", "")),
+                "cut": sum(item.get("cut_sessions") or 0 for item in told.get("results", [told])),
             }
         )
 

@@ -76,3 +76,9 @@ def test_the_same_seed_makes_the_same_mix() -> None:
 def test_an_impossible_profile_is_refused(values: dict[str, t.Any]) -> None:
     with pytest.raises(ValueError, match="shares go from 0 to 1"):
         Profile(**values)
+
+
+@pytest.mark.parametrize("values", [{"websockets": -1}, {"websocket_ms": 0}, {"websocket_s": -1}])
+def test_impossible_websockets_are_refused(values: dict[str, t.Any]) -> None:
+    with pytest.raises(ValueError, match="WebSockets are not less than 0"):
+        Profile(**values)

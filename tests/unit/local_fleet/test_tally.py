@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local_fleet.incidents import Crash, Incidents, Killer
-from local_fleet.tally import HARMED, LOST, OK, Record, Spread, Terms, classify, spread, summarise
+from local_fleet.tally import (
+    HARMED,
+    LOST,
+    OK,
+    Record,
+    SocketRecord,
+    Sockets,
+    Spread,
+    Terms,
+    classify,
+    classify_socket,
+    spread,
+    summarise,
+)
 
 NOTHING = Incidents()
 CRASHED = Incidents(crashes=(Crash("web1", "2.0.0", time=100.0, exit_code=70, until=110.0),))
@@ -137,3 +150,49 @@ def test_a_late_generator_is_starved() -> None:
 )
 def test_percentiles_are_of_the_nearest_rank(values: list[float], expected: Spread) -> None:
     assert spread(values) == expected
+
+
+# --- WebSockets
+
+OPEN = {"status": 101, "release": "1.0.0", "host": "web1", "server": "web1"}
+
+
+def websocket(**values: t.Any) -> SocketRecord:
+    """One that was begun at 92.0 and ended at 102.0, after 100 messages."""
+    return SocketRecord(**{"begun": 92.0, "ended": 102.0, "lb": "lb1", "request_id": "r1", "messages": 100, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "incidents", "kind", "cut"),
+    [
+        pytest.param(OPEN, NOTHING, OK, False, id="closed as planned"),
+        pytest.param({**OPEN, "broken": "it was closed with 1001"}, NOTHING, LOST, True, id="closed by the app"),
+        pytest.param({**OPEN, "broken": "the connection was closed"}, NOTHING, LOST, True, id="cut"),
+        pytest.param({**OPEN, "broken": "reset"}, CRASHED, HARMED, True, id="cut by a crash"),
+        pytest.param({**OPEN, "broken": "reset"}, KILLED, HARMED, True, id="killed by a crash"),
+        pytest.param({**OPEN, "broken": "reset", "ended": 99.0}, CRASHED, LOST, True, id="cut before the crash"),
+        pytest.param({**OPEN, "wrong": "'b' came back for 'a'"}, NOTHING, HARMED, False, id="a wrong message"),
+        pytest.param({**OPEN, "release": "3.0.0"}, NOTHING, HARMED, False, id="an unexpected release"),
+        pytest.param({**OPEN, "status": 500}, NOTHING, HARMED, False, id="refused by the app"),
+        pytest.param({"status": 503, "server": "<NOSRV>"}, NOTHING, LOST, False, id="refused by the LB"),
+        pytest.param({"broken": "cannot connect"}, NOTHING, LOST, False, id="no LB"),
+    ],
+)
+def test_a_websocket_counts_as(values: dict[str, t.Any], incidents: Incidents, kind: str, cut: bool) -> None:
+    told = websocket(**values)
+    outcome = classify_socket(told, incidents, Terms(releases=["1.0.0", "2.0.0"]))
+    assert (outcome.kind, told.is_cut) == (kind, cut)
+
+
+def test_websockets_are_counted_apart_from_requests() -> None:
+    sockets = [
+        websocket(**OPEN),
+        websocket(**OPEN, broken="the connection was closed"),
+        websocket(status=503),
+        websocket(**{**OPEN, "status": 500}),
+    ]
+    summary = summarise([record(**ANSWER)], NOTHING, Terms(), sockets)
+    assert (summary.sent, summary.lost, summary.harmed) == (1, 0, 0)
+    assert summary.sockets == Sockets(sent=4, ok=1, lost=2, harmed=1, cut=1, messages=400)
+    assert [example["kind"] for example in summary.examples] == [LOST, LOST, HARMED]
+    assert summary.line() == ("requests: 1 sent, 0 lost, 0 harmed; websockets: 4 opened, 1 cut, 2 lost, 1 harmed")
