@@ -27,14 +27,14 @@ BUILD = pathlib.Path(__file__).resolve().parents[1] / "images" / "build"
 BUILD_SECONDS = 1200  # may wait for another run that makes the same image
 BOOT_SECONDS = 60
 POLL_SECONDS = 0.1
-# A boot of a host is one of its own: the kernel, which is this machine's, knows of none. ProtectKernelTunables of a unit
-# would show it the kernel's again, so the guard goes without.
+# A boot of a host is one of its own: the kernel, which is this machine's, knows of none. ProtectKernelTunables
+# and ProtectControlGroups of a unit would show it the kernel's again, so the guard goes without.
 BOOT = """
 cat /proc/sys/kernel/random/uuid >/run/boot_id
 mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 guard=/usr/lib/systemd/system/steady-rollout-guard.service.d
 mkdir -p "$guard"
-printf '[Service]\\nProtectKernelTunables=no\\n' >"$guard/boot-id.conf"
+printf '[Service]\\nProtectKernelTunables=no\\nProtectControlGroups=no\\n' >"$guard/boot-id.conf"
 exec /sbin/cg2-init
 """
 NETWORK = "10.213"

@@ -165,14 +165,15 @@ def test_a_load_balancer_that_restarts_in_a_rollout_is_safe_and_costs_the_other_
         running = shop.start("rolling", rollout_hosts="app", rollout_release=new, rolling_min_healthy_time=5)
         poll(lambda: shop.running("web1") == new and shop.guarded("lb2"), "the first host is released to", SECONDS)
         shop.host("lb2").restart(0)
-        result = running.result()
-        print(result.outcome, result.message)
+        # Its guard took the rollout from the controller, as a lease of another boot has expired.
+        assert "the guard began to return the traffic" in running.result().expect(2, "rollback_failed").message
+        assert shop.answering("lb1") == shop.answering("lb2") == {before}
+        shop.rollback().expect(0, "rolled_back")
         nothing_harmed(load)
-    print(shop.journal("lb2")[-3000:])
-    assert result.code == 2, result.output
+    shop.expect_release(before)
 
 
-def deploying(shop: HostFleet, folder: pathlib.Path, *tasks: t.Mapping[str, t.Any]) -> dict[str, str]:
+def deploying(folder: pathlib.Path, *tasks: t.Mapping[str, t.Any]) -> dict[str, str]:
     """A deploy that puts the release on a host, and then does more."""
     path = folder / "deploy.json"
     path.write_text(json.dumps([{"ansible.builtin.include_role": {"name": DEPLOY}}, *tasks]))
@@ -192,7 +193,7 @@ def test_hosts_that_reboot_as_part_of_their_deploy_are_let_in_when_they_are_up(
     wait = {"name": "Wait until it is up", "ansible.builtin.wait_for_connection": {"timeout": 60}}
     boots = {name: shop.host(name).boot_id() for name in APP_HOSTS}
     with shop.load(before, new, **SOCKETS) as load:
-        release(shop, "rolling", new, rollout_deploy=deploying(shop, tmp_path, reboot, wait)).expect(0, "promoted")
+        release(shop, "rolling", new, rollout_deploy=deploying(tmp_path, reboot, wait)).expect(0, "promoted")
         nothing_harmed(load)
     shop.expect_release(new)
     assert all(shop.host(name).boot_id() != boot for name, boot in boots.items())
@@ -207,13 +208,12 @@ def test_a_host_that_loses_its_power_in_its_deploy_is_taken_back(shop: HostFleet
         "when": f"inventory_hostname == 'web2' and rollout_deploy_release == '{new}'",
     }
     with shop.load(before, new, **SOCKETS) as load:
-        running = shop.start(
-            "rolling", rollout_hosts="app", rollout_release=new, rollout_deploy=deploying(shop, tmp_path, hold)
-        )
+        deploy = deploying(tmp_path, hold)
+        running = shop.start("rolling", rollout_hosts="app", rollout_release=new, rollout_deploy=deploy)
         poll(lambda: shop.host("web2").run("pgrep", "-x", "sleep", check=False).stdout, "web2 is at work", SECONDS)
         shop.host("web2").restart(0)
         result = running.result()
-        print(result.outcome, result.code, result.message)
+        print(result.message)
         nothing_harmed(load)
     result.expect(2, "rolled_back")
     shop.expect_release(before)
