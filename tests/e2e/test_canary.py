@@ -229,6 +229,7 @@ def test_a_load_balancer_without_traffic_neither_fails_a_canary_nor_keeps_it_fro
     assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
 
 
+@pytest.mark.long
 def test_a_canary_that_goes_down_is_taken_back_at_once(canary: Rollouts) -> None:
     load = canary.load()
     running = judged(canary, canary_step_for=120)

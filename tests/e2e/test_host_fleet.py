@@ -60,6 +60,7 @@ def nothing_harmed(load: Load) -> None:
 # --- Rolling
 
 
+@pytest.mark.long
 def test_a_rolling_release_waits_for_long_requests_and_websockets(shop: HostFleet) -> None:
     before, new = shop.running("web1"), shop.new_release()
     with shop.load(before, new, **LONG, **SOCKETS) as load:

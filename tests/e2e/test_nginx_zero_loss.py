@@ -75,6 +75,7 @@ def test_with_reloads_twenty_changes_lose_no_request_of_clients_that_reuse_no_co
     assert (summary.lost, summary.harmed) == (0, 0), summary.examples
 
 
+@pytest.mark.long
 def test_with_reloads_only_idle_connections_that_are_reused_are_reset_and_only_before_1_27_4() -> None:
     """No answer is wrong, none is an error of the load balancer's own, and no connection breaks that is new or had begun to answer."""
     fleet, records, summary = changed_under_load("nginx", KEPT)

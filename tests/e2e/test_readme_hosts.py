@@ -69,6 +69,7 @@ def work(reader: Reader, play: Example) -> Result:
     return result
 
 
+@pytest.mark.long
 def test_a_package_is_upgraded_out_of_rotation(reader: Reader, web1: Host) -> None:
     work(reader, example_of("README.md", "play"))
     assert web1.run("dpkg-query", "--show", "--showformat", "${Version}", "shop").stdout == "1.4.2"

@@ -168,6 +168,7 @@ def test_rolling(start_reader: t.Callable[..., Reader]) -> None:
 # --- roles/rollout/README.md
 
 
+@pytest.mark.long
 def test_a_plan_of_ones_own(start_reader: t.Callable[..., Reader]) -> None:
     """On the inventory of the quick start, whose hosts have colours."""
     reader = start_reader()

@@ -131,7 +131,6 @@ def test_a_host_that_is_lost_in_the_deploy_of_a_colour_moves_no_traffic(blue_gre
     assert "web4" in result.message
 
 
-@pytest.mark.core
 @pytest.mark.pattern
 def test_a_host_that_is_lost_in_its_batch_stays_out_and_the_others_go_back(rolling: Rollouts) -> None:
     gate = rolling.gate

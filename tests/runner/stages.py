@@ -242,12 +242,14 @@ def _e2e_environments(run: Run, main: environments.Environment) -> list[tuple[en
 
 
 _WORKERS = ("-n", "2", "--dist", "loadgroup")
+_MORE_WORKERS = ("-n", "3", "--dist", "loadgroup")
 
 
 def faults(run: Run) -> None:
     """Rollouts whose controller, workers, load balancers, hosts or disks die in the middle."""
     system.need(["git", "haproxy", *system.NGINX])
-    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_WORKERS)])
+    # A kill is followed by the time of a lease, in which next to nothing runs.
+    _fail_if_none(run, [_pytest(run, run.main_environment(), "tests/faults", flags=_MORE_WORKERS)])
 
 
 def molecule_scenarios(run: Run) -> None:

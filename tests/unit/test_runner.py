@@ -68,7 +68,7 @@ def test_request_without_sense_is_refused(arguments: list[str]) -> None:
     ("words", "long", "pairs", "rest"),
     [
         ([], False, list(molecule.ON.items()), []),
-        (["nginx", "-k", "unit"], False, [("nginx", molecule.ON["nginx"])], ["-k", "unit"]),
+        (["nginx", "-k", "unit"], False, [("nginx", "forky")], ["-k", "unit"]),
         (["nginx"], True, [("nginx", release) for release in molecule.RELEASES], []),
     ],
 )
