@@ -200,7 +200,6 @@ class Lua:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nl"))
         modules = "\n".join(f"load_module {MODULES}/{name}_module.so;" for name in ("ndk_http", "ngx_http_lua"))
         self.nginx = Nginx(folder, main=modules)
-        self.api = Api(str(self.folder / "api.sock"))
         (folder / "lua").mkdir()
         self.program = (FILES / "steady_rollout.lua").read_text()
 
@@ -230,13 +229,18 @@ server {{ listen 127.0.0.1:{port}; return 200 lua; {more} }}
         places = {"lua_state": str(self.folder), "lua_socket": str(self.folder / "api.sock")}
         return write(self.nginx, content, *flags, others=others, **places)
 
+    def _api(self) -> Api:
+        """On a connection of its own: a reload closes those of before."""
+        return Api(str(self.folder / "api.sock"))
+
     def in_force(self) -> dict[str, tuple[int, str]]:
-        servers = self.api.read()["upstreams"]["shop"]["servers"]
+        servers = self._api().read()["upstreams"]["shop"]["servers"]
         return {one["name"]: (one["weight"], one["state"]) for one in servers}
 
     def put(self, name: str, weight: int, state: str) -> None:
-        version = self.api.read()["upstreams"]["shop"]["version"]
-        self.api.put("shop", version, [{"name": name, "weight": weight, "state": state}])
+        api = self._api()
+        version = api.read()["upstreams"]["shop"]["version"]
+        api.put("shop", version, [{"name": name, "weight": weight, "state": state}])
 
 
 @pytest.fixture

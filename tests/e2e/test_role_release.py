@@ -186,6 +186,7 @@ def test_check_mode_tells_a_switch_and_does_not_make_it(shop: Shop, new: t.Calla
     assert (shop.asked(), shop.runs(), written(shop.host)) == before
 
 
+@pytest.mark.long
 def test_check_mode_tells_of_configuration_also_of_a_release_that_is_not_there(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
@@ -395,6 +396,7 @@ def test_configuration_that_does_not_run_is_taken_back(shop: Shop, new: t.Callab
     assert (shop.asked(), shop.runs()[0]) == (new("2"), "active")
 
 
+@pytest.mark.long
 def test_a_first_release_that_does_not_run_is_stopped(shop: Shop, new: t.Callable[[str], str]) -> None:
     here = {"release_app": "first", "rollout_port": 8105}
     run = shop.apply(shop.archives.pack(new("1"), app=BROKEN), **here)
@@ -406,7 +408,7 @@ def test_a_first_release_that_does_not_run_is_stopped(shop: Shop, new: t.Callabl
     assert "Nothing ran before, so the unit was stopped" in next_run.output, next_run.output
 
 
-@pytest.mark.parametrize("within", [False, True], ids=["by_hand", "in_a_rollout"])
+@pytest.mark.parametrize("within", [pytest.param(False, marks=pytest.mark.long), True], ids=["by_hand", "in_a_rollout"])
 def test_a_previous_release_that_is_gone_is_told_with_what_is_there(
     shop: Shop, new: t.Callable[[str], str], within: bool
 ) -> None:
@@ -428,6 +430,7 @@ def test_a_previous_release_that_is_gone_is_fetched_where_it_can_be(shop: Shop, 
     assert shop.asked() == new("1")
 
 
+@pytest.mark.long
 def test_a_way_back_does_not_put_the_bad_release_there_under_the_name_of_the_good_one(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
@@ -491,6 +494,7 @@ def test_a_migration_runs_once_in_the_release_as_its_user(shop: Shop, new: t.Cal
     assert shop.host.read(f"{BASE}/shared/log/migrations").splitlines() == [f"shop {PORT} {PORT} {new('2')}"]
 
 
+@pytest.mark.long
 def test_a_migration_that_fails_leaves_what_runs_alone_and_is_tried_again(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
@@ -537,6 +541,7 @@ def test_the_other_hosts_go_on_only_when_the_migration_has_succeeded(shop: Shop,
     assert [shop.asked(port=port) for port in (8107, 8108)] == [new("2")] * 2
 
 
+@pytest.mark.long
 def test_a_controller_that_is_killed_leaves_what_runs_alone_and_the_next_run_waits_for_its_migration(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
@@ -619,6 +624,7 @@ rm -f /etc/apt/sources.list.d/*
 """
 
 
+@pytest.mark.long
 def test_a_package_goes_up_and_without_its_source_down_again(shop: Shop) -> None:
     sources = shop.host.read("/etc/apt/sources.list")
     depot: dict[str, t.Any] = {"release_app": "depot", "release_archive": "", "release_package": "depot"}

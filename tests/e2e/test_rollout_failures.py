@@ -23,6 +23,7 @@ SOON = {"rolling_batches": 1}
 # --- The release
 
 
+@pytest.mark.long
 def test_a_release_that_is_never_healthy_gets_no_traffic(blue_green: Rollouts) -> None:
     load = blue_green.load()
     bad = {"2.0.0": {"behaviour": "unhealthy"}}
