@@ -57,6 +57,7 @@ def expect_carrying(shop: Rollouts, servers: t.Collection[str]) -> None:
     assert [shop.carrying(name) for name in LOAD_BALANCERS] == [set(servers)] * 2, shop.states()
 
 
+@pytest.mark.long
 def test_a_release_that_fails_after_a_migration_is_held_and_goes_on_once_the_cause_is_mended(
     start_rollouts: t.Callable[..., Rollouts],
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_killed_controller_leaves_its_traffic_to_the_guard(blue_green: Rollout
     assert load.summary().lost == 0, load.summary().examples
 
 
+@pytest.mark.long
 @pytest.mark.pattern
 def test_a_controller_that_was_frozen_past_its_lease_changes_no_traffic_any_more(blue_green: Rollouts) -> None:
     running = in_the_bake(blue_green)

@@ -73,7 +73,7 @@ def test_rolling_takes_a_bad_release_back(start: t.Callable[..., Rollouts]) -> N
     expect(seen, 2, "rolled_back", "1.0.0", ("web1", "web2", "web3"))
 
 
-@on("nginx_lua")
+@on()
 def test_blue_green_swaps_to_a_good_release(start: t.Callable[..., Rollouts]) -> None:
     shop = rest_green(start({}, apps=4, tracks=COLOURS))
     expect(see(shop, "blue_green", "2.0.0"), 0, "promoted", "2.0.0", ("web3", "web4"))

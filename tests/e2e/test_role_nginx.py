@@ -134,6 +134,7 @@ def test_the_example_of_the_readme_makes_a_host_ready(ready: Host, tmp_path: pat
     assert workers(ready).isdisjoint(old)
 
 
+@pytest.mark.long
 def test_weights_and_states_that_a_rollout_changed_survive_a_second_run(ready: Host, tmp_path: pathlib.Path) -> None:
     moved = (
         ready.read(OWN)
