@@ -45,7 +45,7 @@ def written_beside(path: str, data: bytes, mode: int = 0o644) -> t.Iterator[str]
 def put(temporary: str, path: str) -> None:
     """In one step: whoever reads ``path`` reads all of the old file, or all of the new one. Raises OSError."""
     os.replace(temporary, path)
-    _flush_directory(os.path.dirname(path) or ".")
+    flush_directory(os.path.dirname(path) or ".")
 
 
 def _take_over(path: str, handle: int, mode: int) -> None:
@@ -74,7 +74,8 @@ def _labels(place: str | int) -> dict[str, bytes]:
     return {}
 
 
-def _flush_directory(directory: str) -> None:
+def flush_directory(directory: str) -> None:
+    """Have its entries on the disk: what was renamed into it, or made and removed in it."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -21,7 +21,7 @@ import tempfile
 import typing as t
 from datetime import datetime, timezone
 
-from ansible_collections.steady.rollout.plugins.module_utils._files import replace_file
+from ansible_collections.steady.rollout.plugins.module_utils._files import flush_directory, replace_file
 from ansible_collections.steady.rollout.plugins.module_utils._lock import LockError, take
 from ansible_collections.steady.rollout.plugins.module_utils._release import ReleaseError, checked_id, listed, shown
 from ansible_collections.steady.rollout.plugins.module_utils._release_archive import Room
@@ -155,14 +155,14 @@ class Base:
     def publish(self, tree: str, name: str) -> None:
         """In one step: from now on the release is there, as a whole."""
         os.rename(tree, self.release(name))
-        _flush(self.releases)
+        flush_directory(self.releases)
 
     def link(self, name: str) -> None:
         """Have `current` lead to a release that is there, and see that it does. Whoever opens it gets the one before, or this one."""
         new = os.path.join(self.path, NEW_LINK)
         os.symlink(os.path.join(RELEASES, checked_id(name)), new)
         os.replace(new, self.current)
-        _flush(self.path)
+        flush_directory(self.path)
         if not os.path.samefile(self.current, self.release(name)):
             raise ReleaseError(
                 f"{self.current} was made to lead to release {name}, and leads to {os.readlink(self.current)}."
@@ -170,7 +170,7 @@ class Base:
 
     def unlink(self) -> None:
         os.unlink(self.current)
-        _flush(self.path)
+        flush_directory(self.path)
 
     def withdraw(self, name: str) -> None:
         """In one step: the release is there no more. What it was is removed by ``remove_withdrawn``, or by the next change."""
@@ -218,11 +218,3 @@ def in_order(names: t.Collection[str], history: History) -> list[str]:
 
 def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _flush(directory: str) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
