@@ -17,8 +17,13 @@ from local_fleet.load import Load
 from local_fleet.polling import poll
 from local_fleet.tally import Summary
 
-# In one process, as the fleet takes a while to make.
-pytestmark = [pytest.mark.containers, pytest.mark.xdist_group("test_host_fleet"), pytest.mark.alone]
+# In one process, as the fleet takes a while to make. Every day Molecule's fleet shows a release that is good and one that is not.
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.xdist_group("test_host_fleet"),
+    pytest.mark.alone,
+    pytest.mark.long,
+]
 
 SECONDS = 240.0
 LONG: dict[str, t.Any] = {"slow": 0.02, "slow_ms": 10_000}  # on each load balancer about eight are in flight
@@ -60,7 +65,6 @@ def nothing_harmed(load: Load) -> None:
 # --- Rolling
 
 
-@pytest.mark.long
 def test_a_rolling_release_waits_for_long_requests_and_websockets(shop: HostFleet) -> None:
     before, new = shop.running("web1"), shop.new_release()
     with shop.load(before, new, **LONG, **SOCKETS) as load:
@@ -71,7 +75,6 @@ def test_a_rolling_release_waits_for_long_requests_and_websockets(shop: HostFlee
     shop.expect_release(new)
 
 
-@pytest.mark.long
 def test_what_outlives_the_drain_timeout_is_cut_by_policy_and_counted(shop: HostFleet) -> None:
     before, new = shop.running("web1"), shop.new_release()
     with shop.load(before, new, **LONG, websockets=4, websocket_s=60.0) as load:
@@ -88,7 +91,7 @@ def test_what_outlives_the_drain_timeout_is_cut_by_policy_and_counted(shop: Host
 
 @pytest.mark.parametrize(
     "behaviour",
-    ["crash_on_start", pytest.param("unhealthy", marks=pytest.mark.long)],
+    ["crash_on_start", "unhealthy"],
     ids=["never active", "unhealthy"],
 )
 def test_a_rolling_release_that_does_not_work_is_taken_back(shop: HostFleet, behaviour: str) -> None:
@@ -102,7 +105,6 @@ def test_a_rolling_release_that_does_not_work_is_taken_back(shop: HostFleet, beh
 # --- Blue-green on one host
 
 
-@pytest.mark.long
 def test_two_colours_on_one_host_take_turns_and_the_way_back_is_one_command(shop: HostFleet) -> None:
     (live,) = shop.carrying("lb1", "duo")
     (before,) = shop.answering("lb1", DUO_PORT)
@@ -118,7 +120,6 @@ def test_two_colours_on_one_host_take_turns_and_the_way_back_is_one_command(shop
     assert shop.carrying("lb1", "duo") == shop.carrying("lb2", "duo") == {live}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("behaviour", ["crash_on_start", "unhealthy", "errors"])
 def test_a_colour_that_does_not_work_never_keeps_the_traffic(shop: HostFleet, behaviour: str) -> None:
     (live,) = shop.carrying("lb1", "duo")
@@ -136,7 +137,6 @@ def test_a_colour_that_does_not_work_never_keeps_the_traffic(shop: HostFleet, be
 # --- Canary
 
 
-@pytest.mark.long
 def test_a_good_canary_is_promoted(shop: HostFleet) -> None:
     before, new = shop.running("web1"), shop.new_release()
     with shop.load(before, new, **SOCKETS) as load:
@@ -145,7 +145,6 @@ def test_a_good_canary_is_promoted(shop: HostFleet) -> None:
     shop.expect_release(new)
 
 
-@pytest.mark.long
 def test_a_bad_canary_is_taken_back(shop: HostFleet) -> None:
     before, bad = shop.running("web1"), shop.new_release("errors", rate=0.4)
     with shop.load(before, bad, **SOCKETS) as load:
@@ -159,7 +158,6 @@ def test_a_bad_canary_is_taken_back(shop: HostFleet) -> None:
 # --- Hosts that restart
 
 
-@pytest.mark.long
 def test_a_load_balancer_that_restarts_in_a_rollout_is_safe_and_costs_the_other_nothing(shop: HostFleet) -> None:
     before, new = shop.running("web1"), shop.new_release()
     with shop.load(before, new, only=["lb1"]) as load:
@@ -181,7 +179,6 @@ def deploying(folder: pathlib.Path, *tasks: t.Mapping[str, t.Any]) -> dict[str, 
     return {"tasks": str(path)}
 
 
-@pytest.mark.long
 def test_hosts_that_reboot_as_part_of_their_deploy_are_let_in_when_they_are_up(
     shop: HostFleet, tmp_path: pathlib.Path
 ) -> None:
@@ -200,7 +197,6 @@ def test_hosts_that_reboot_as_part_of_their_deploy_are_let_in_when_they_are_up(
     assert all(shop.host(name).boot_id() != boot for name, boot in boots.items())
 
 
-@pytest.mark.long
 def test_a_host_that_loses_its_power_in_its_deploy_is_taken_back(shop: HostFleet, tmp_path: pathlib.Path) -> None:
     before, new = shop.running("web1"), shop.new_release()
     hold = {

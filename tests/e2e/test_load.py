@@ -108,6 +108,7 @@ def test_no_request_is_lost_by_reloads(start_fleet: t.Callable[..., Fleet], vers
     assert (summary.lost, summary.harmed) == (0, 0), summary.examples
 
 
+@pytest.mark.long
 def test_connections_that_the_load_balancer_closed_while_idle_are_not_used(start_fleet: t.Callable[..., Fleet]) -> None:
     fleet = start_fleet(extra_defaults=["timeout http-keep-alive 20ms"])
     with Load(fleet, Profile(rate=20, connections=4, new_connections=0)) as load:
@@ -120,6 +121,7 @@ def test_connections_that_the_load_balancer_closed_while_idle_are_not_used(start
 # --- WebSockets
 
 
+@pytest.mark.long
 def test_websockets_are_closed_at_their_age_and_opened_anew_over_drains_and_reloads(
     fleet: Fleet, start_load: t.Callable[..., Load]
 ) -> None:
@@ -136,6 +138,7 @@ def test_websockets_are_closed_at_their_age_and_opened_anew_over_drains_and_relo
     assert sockets.messages > 5 * sockets.sent
 
 
+@pytest.mark.long
 def test_a_websocket_that_its_host_drops_is_cut_and_replaced(fleet: Fleet, start_load: t.Callable[..., Load]) -> None:
     load = start_load(rate=20, websockets=6, websocket_s=60)
     poll(
@@ -151,6 +154,7 @@ def test_a_websocket_that_its_host_drops_is_cut_and_replaced(fleet: Fleet, start
     assert summary.sockets.ok == 12
 
 
+@pytest.mark.long
 def test_a_host_that_is_stopped_before_it_is_drained_closes_its_websockets(
     fleet: Fleet, start_load: t.Callable[..., Load]
 ) -> None:
@@ -164,6 +168,7 @@ def test_a_host_that_is_stopped_before_it_is_drained_closes_its_websockets(
     assert {socket.broken for socket in load.sockets() if socket.is_cut} == {"it was closed with 1001"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[2]])
 def test_websockets_that_a_crash_kills_are_harmed(start_fleet: t.Callable[..., Fleet], version: str) -> None:
     fleet = start_fleet(apps=2, haproxy_command=haproxy_command(version))
@@ -209,6 +214,7 @@ def test_a_load_balancer_without_servers_loses_its_requests(fleet: Fleet, start_
     assert summary.harmed == 0
 
 
+@pytest.mark.long
 def test_a_killed_load_balancer_loses_requests_and_does_not_slow_the_load(
     fleet: Fleet, start_load: t.Callable[..., Load]
 ) -> None:
@@ -222,6 +228,7 @@ def test_a_killed_load_balancer_loses_requests_and_does_not_slow_the_load(
     assert {example["broken"].partition(":")[0] for example in summary.examples} >= {"cannot connect"}
 
 
+@pytest.mark.long
 def test_requests_are_sent_when_due_while_a_load_balancer_is_frozen(
     fleet: Fleet, start_load: t.Callable[..., Load]
 ) -> None:
@@ -260,6 +267,7 @@ def test_errors_of_a_release_are_harmed_at_its_rate(fleet: Fleet, load: Load) ->
     assert summary.statuses[500] == bad.harmed
 
 
+@pytest.mark.long
 def test_a_slow_release_is_harmed_beyond_the_limit(fleet: Fleet, start_load: t.Callable[..., Load]) -> None:
     load = start_load(Terms(limit_ms=1000), rate=50)
     fleet.deploy_drained("web1", "2.0.0", "slow", rate=0.5, delay_ms=1200)
@@ -270,6 +278,7 @@ def test_a_slow_release_is_harmed_beyond_the_limit(fleet: Fleet, start_load: t.C
     assert bad.harmed / bad.sent == pytest.approx(0.5, abs=0.2)
 
 
+@pytest.mark.long
 def test_an_answer_of_an_unexpected_release_is_harmed(fleet: Fleet, start_load: t.Callable[..., Load]) -> None:
     load = start_load(Terms(releases=["1.0.0"]), rate=50)
     fleet.deploy_drained("web1", "6.6.6")
@@ -281,6 +290,7 @@ def test_an_answer_of_an_unexpected_release_is_harmed(fleet: Fleet, start_load: 
 
 # HAProxy 2.2 does not retry a request that it had not even sent when it found the server's connection closed, and tells
 # nobody of it. No record can say that a crash killed such a request, so it is lost.
+@pytest.mark.long
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[2]])
 def test_what_a_crashing_release_kills_is_harmed_and_not_lost(
     start_fleet: t.Callable[..., Fleet], version: str
@@ -300,6 +310,7 @@ def test_what_a_crashing_release_kills_is_harmed_and_not_lost(
     assert [summary.per_release[name].harmed for name in ("1.0.0", "2.1.0")] == [0, 0]
 
 
+@pytest.mark.long
 def test_what_a_crash_leaves_to_a_load_balancer_without_checks_is_harmed(start_fleet: t.Callable[..., Fleet]) -> None:
     fleet = start_fleet(apps=2, server_options="no-check", extra_defaults=["retries 0"])
     with Load(fleet, Profile(rate=50)) as load:
@@ -445,6 +456,7 @@ with Load(RunningFleet.open({fleet.directory!r})) as load:
     poll(lambda: not supervisor.is_running(pid), "the generator ends", SECONDS)
 
 
+@pytest.mark.long
 def test_two_loads_run_side_by_side(fleet: Fleet, start_load: t.Callable[..., Load]) -> None:
     loads = [start_load(rate=50), start_load(rate=25)]
     lasts(loads[0], 1)

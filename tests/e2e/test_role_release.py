@@ -270,6 +270,7 @@ def test_two_releases_run_side_by_side_and_are_switched_alone(shop: Shop, new: t
     assert "photo" in shop.asked("uploads/", 8102)
 
 
+@pytest.mark.long
 def test_templates_and_shared_files_are_in_the_release_and_a_change_restarts(
     shop: Shop, new: t.Callable[[str], str]
 ) -> None:
@@ -444,6 +445,7 @@ def test_a_way_back_does_not_put_the_bad_release_there_under_the_name_of_the_goo
     assert (shop.releases("/opt/pinned"), shop.record("/opt/pinned")["current"]) == ([new("2")], new("2"))
 
 
+@pytest.mark.long
 def test_the_next_run_finishes_what_one_left_half_done(shop: Shop, new: t.Callable[[str], str]) -> None:
     shop.deploy(new("1"))
     run = role_runs.apply(

@@ -27,17 +27,20 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         return see(shop, "rolling", "2.0.0")
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("test_rolling_promoted")
 def test_a_good_release_is_promoted(promoted: Seen) -> None:
     promoted.result.expect(0, "promoted")
     assert (promoted.summary.lost, promoted.summary.harmed) == (0, 0), promoted.summary.examples
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("test_rolling_promoted")
 def test_every_host_gets_the_release_in_the_order_of_the_play(promoted: Seen) -> None:
     assert promoted.started == [(host, "2.0.0") for host in THREE]
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("test_rolling_promoted")
 def test_every_host_is_out_of_rotation_one_by_one_and_back_in_the_end(promoted: Seen) -> None:
     assert [out for out in promoted.watch.out() if out] == [{host} for host in THREE]

@@ -35,7 +35,8 @@ def test_a_release_that_is_never_healthy_gets_no_traffic(blue_green: Rollouts) -
     assert set(load.summary().per_release) == {"1.0.0"}
 
 
-@pytest.mark.parametrize("then", ["unhealthy", pytest.param("crash", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("then", ["unhealthy", "crash"])
 def test_a_release_that_dies_in_the_bake_is_swapped_back(blue_green: Rollouts, then: str) -> None:
     load = blue_green.load()
     bad = {"2.0.0": {"behaviour": "bad_after", "after_s": 6, "then": then}}

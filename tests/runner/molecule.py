@@ -18,7 +18,7 @@ RELEASES = ("bullseye", "bookworm", "trixie", "forky")
 BUILD_TIMEOUT = 1200
 
 # What each scenario runs on without --all: the releases whose images the other tests make, too.
-ON = {"release": "forky"}
+ON = {"rolling": "forky"}
 
 
 def scenarios(root: Path) -> list[str]:
