@@ -164,7 +164,9 @@ def test_a_host_that_is_stopped_before_it_is_drained_closes_its_websockets(
     )
     fleet.stop("web1")
     summary = stopped(load)
-    assert summary.sockets.lost == summary.sockets.cut == 2
+    # One on each load balancer, unless a request had its turn there.
+    assert summary.sockets.lost == summary.sockets.cut
+    assert 1 <= summary.sockets.cut <= 2
     assert {socket.broken for socket in load.sockets() if socket.is_cut} == {"it was closed with 1001"}
 
 
