@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import typing as t
 
@@ -19,7 +20,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._nginx_servers impo
 )
 
 
-class NginxCalls:
+class NginxCalls(abc.ABC):
     """Times in seconds, as the options of nginx_upstream, but for two: ``unproved`` tells why servers are not to gain traffic after
     some seconds, "" where they are; ``admit`` is called under the lock, and raises where the upstream is not to be touched.
     """
@@ -32,9 +33,9 @@ class NginxCalls:
     check_mode: bool
     admit: t.Callable[[], None]
 
+    @abc.abstractmethod
     def locks(self, backend: str) -> t.Sequence[str]:
         """What a change of an upstream locks, in this order."""
-        raise NotImplementedError
 
     @property
     def patience(self) -> float:

@@ -35,6 +35,14 @@ def expect_no_loss(load: Load) -> None:
     assert (load.summary().lost, load.summary().harmed) == (0, 0), load.summary().examples
 
 
+def swap_and_back(reader: Reader, release: str, back: str) -> None:
+    """Run the commands of a blue-green release and of its way back."""
+    reader.command(release).expect(0, "promoted")
+    reader.expect_traffic(NEW, GREEN)
+    reader.command(back).expect(0, "rolled_back")
+    reader.expect_traffic(OLD, BLUE)
+
+
 # --- README.md
 
 
@@ -54,10 +62,7 @@ def test_quick_start(start_reader: t.Callable[..., Reader], tmp_path: pathlib.Pa
     assert (reader.starts(), reader.states()) == (started, states)
     assert all(host in shown.output for host in GREEN)
 
-    reader.command(release).expect(0, "promoted")
-    reader.expect_traffic(NEW, GREEN)
-    reader.command(back).expect(0, "rolled_back")
-    reader.expect_traffic(OLD, BLUE)
+    swap_and_back(reader, release, back)
     expect_no_loss(load)
 
 
@@ -71,10 +76,7 @@ def test_blue_green(start_reader: t.Callable[..., Reader]) -> None:
     reader.write("inventory.yml", example_of("roles/blue_green/README.md", "inventory"))
     release, back = commands(example_of("roles/blue_green/README.md", "commands").text)
     load = reader.load(rate=RATE)
-    reader.command(release).expect(0, "promoted")
-    reader.expect_traffic(NEW, GREEN)
-    reader.command(back).expect(0, "rolled_back")
-    reader.expect_traffic(OLD, BLUE)
+    swap_and_back(reader, release, back)
     expect_no_loss(load)
 
 

@@ -114,12 +114,12 @@ def test_what_is_as_it_is_to_be_is_left_alone(found: Unit, aim: Aim) -> None:
     runs_well = found.is_up and not found.needs_reload and not aim.restart and aim.directory in (None, found.directory)
     needed = acts(found, aim)
     if aim.state == RUNNING and runs_well:
-        assert True not in (needed.start, needed.restart, needed.stop)
+        assert not any((needed.start, needed.restart, needed.stop))
     if aim.state == RUNNING and not runs_well:
         assert needed.start or needed.restart
     if aim.state == STOPPED:
         assert needed.stop is not found.is_down
-        assert True not in (needed.start, needed.restart)
+        assert not any((needed.start, needed.restart))
 
 
 def follow(old: Unit, readings: t.Sequence[tuple[float, Unit]], waits: Waits = WAITS) -> Progress:
