@@ -257,7 +257,10 @@ class RunningFleet:
         _write(self.path(load_balancer, "server-state"), self.ask(load_balancer, "show servers state"))
 
     def reload(self, load_balancer: str) -> None:
-        """Reload a load balancer and wait for its new worker. Runtime state of HAProxy survives only after `save_state`."""
+        """Reload a load balancer and wait until its new worker alone answers.
+
+        Runtime state of HAProxy survives only after `save_state`.
+        """
         if self.layout.is_nginx:
             nginx.reload(self.layout, load_balancer)
             return
@@ -266,13 +269,18 @@ class RunningFleet:
 
         def reloaded() -> bool:
             with contextlib.suppress(OSError, IndexError):
-                return self.worker_pid(load_balancer) != before
+                return self.worker_pid(load_balancer) != before and not self._answers(load_balancer, before)
             return False
 
         try:
             poll(reloaded, f"{load_balancer} has a new worker", RELOAD_SECONDS, FleetError)
         except FleetError as error:
             raise FleetError(f"{error} It said: {self.log(load_balancer)[-1000:]}") from error
+
+    def _answers(self, load_balancer: str, worker: int) -> bool:
+        """Whether a worker still takes connections: until it stops, it shares the sockets with the one that follows it."""
+        answer = _ask(self.path(load_balancer, "master.sock"), f"@!{worker} show info")
+        return f"\nPid: {worker}\n" in answer and "\nStopping: 1\n" not in answer
 
     # --- what happened
 
