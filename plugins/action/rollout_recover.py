@@ -83,4 +83,4 @@ def _words(back: Run) -> str:
     groups = [step.members for step in back.plan.steps if step.kind == "deploy"]
     releases = {back.releases.get(key) for group in groups for key in group}
     to = f"release {releases.pop()}" if len(releases) == 1 and None not in releases else "their previous releases"
-    return f"{'; '.join(', '.join(group) for group in groups)} to {to}"
+    return f"{', then '.join(', '.join(group) for group in groups)} to {to}"
