@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import time
 import typing as t
 from dataclasses import dataclass, replace
 
+from ansible_collections.steady.rollout.plugins.module_utils._files import put, written_beside
 from ansible_collections.steady.rollout.plugins.module_utils._release import ReleaseError, shown
 from ansible_collections.steady.rollout.plugins.module_utils._release_unit import (
     PROPERTIES,
@@ -81,6 +83,19 @@ class Service:
         after = self.read()
         self._check_after(after, aim)
         return Outcome(before, after, planned)
+
+    def keep(self, path: str) -> bool:
+        """Whether the unit's file was copied to ``path``: not where that holds the same. Raises ReleaseError, OSError."""
+        file = self.read().file
+        if not file:
+            raise ReleaseError(f"{self.name} has no file that could be kept.")
+        data = pathlib.Path(file).read_bytes()
+        with contextlib.suppress(FileNotFoundError):
+            if pathlib.Path(path).read_bytes() == data:
+                return False
+        with written_beside(path, data, 0o600) as temporary:
+            put(temporary, path)
+        return True
 
     def _check(self, found: Unit, aim: Aim) -> None:
         if aim.state != RUNNING:

@@ -21,6 +21,7 @@ PROPERTIES = (
     "NeedDaemonReload",
     "UnitFileState",
     "InvocationID",
+    "FragmentPath",
 )
 # Beyond stop_timeout: systemd itself kills what does not stop in the time that the unit has for it.
 STOP_GRACE = 10.0
@@ -42,7 +43,9 @@ RUNNING, STOPPED = "running", "stopped"
 
 @dataclass(frozen=True)
 class Unit:
-    """A reading. ``main_pid``: 0 where there is none. ``directory``: the one that its main process works in; None where that is not known."""
+    """A reading. ``main_pid``: 0 where there is none. ``directory``: the one that its main process works in; None where that is not known.
+    ``file``: the path of what systemd read; empty where it has none.
+    """
 
     load: str
     active: str
@@ -56,6 +59,7 @@ class Unit:
     file_state: str = ""
     invocation: str = ""
     directory: str | None = None
+    file: str = ""
 
     @property
     def is_there(self) -> bool:
@@ -140,6 +144,7 @@ def unit(text: str, directory: str | None = None) -> Unit:
         needs_reload=values.get("NeedDaemonReload") == "yes",
         file_state=values.get("UnitFileState", ""),
         invocation=values.get("InvocationID", ""),
+        file=values.get("FragmentPath", ""),
         directory=directory,
     )
 

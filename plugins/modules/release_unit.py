@@ -60,6 +60,11 @@ options:
       - Whether it is restarted even where nothing else asks for that. With O(state=stopped) it means nothing.
     type: bool
     default: false
+  kept:
+    description:
+      - Where the file of the unit is copied to once the unit runs, so that a release can run under it again. Its folder must be there.
+      - It is the same call that starts the unit, so a controller that is gone meanwhile does not keep it from being noted.
+    type: path
   start_timeout:
     description:
       - How long a start may take, seconds, from when the process before is gone.
@@ -86,6 +91,7 @@ EXAMPLES = r"""
     name: shop
     directory: /opt/shop/releases/2.0.0
     stop_timeout: 30
+    kept: /opt/shop/units/2.0.0.service
 
 - name: Stop it, and do not start it with the host
   steady.rollout.release_unit:
@@ -166,6 +172,7 @@ def main() -> None:
             "enabled": {"type": "bool", "default": True},
             "directory": {"type": "path"},
             "restart": {"type": "bool", "default": False},
+            "kept": {"type": "path"},
             "start_timeout": {"type": "float", "default": 60},
             "stop_timeout": {"type": "float", "default": 90},
             "settle": {"type": "float", "default": 2},
@@ -180,10 +187,11 @@ def main() -> None:
         waits = Waits(*(checked_wait(name, params[name]) for name in ("start_timeout", "stop_timeout", "settle")))
         service = Service(run, params["name"])
         done = service.foreseen(aim) if module.check_mode else service.bring(aim, waits)
+        kept = bool(params["kept"]) and aim.state == RUNNING and not module.check_mode and service.keep(params["kept"])
     except (ReleaseError, LoadBalancerError, OSError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(
-        changed=done.acts.any,
+        changed=done.acts.any or kept,
         before=done.before.as_dict(),
         after=done.after.as_dict(),
         restarted=done.acts.start or done.acts.restart,

@@ -250,3 +250,16 @@ def test_a_unit_is_a_service(name: str, unit: str) -> None:
 def test_the_folder_of_no_process_is_not_known() -> None:
     assert working_directory(0) is None
     assert working_directory(2**22 + 1) is None
+
+
+def test_the_file_of_a_unit_is_kept_once(systemd: Systemd, tmp_path: pathlib.Path) -> None:
+    file, kept = tmp_path / "shop.service", tmp_path / "kept"
+    file.write_text("[Service]\nExecStart=/bin/shop\n")
+    systemd.is_up(unit={"FragmentPath": str(file)})
+    assert [service().keep(str(kept)), service().keep(str(kept))] == [True, False]
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == (file.read_text(), 0o600)
+
+
+def test_a_unit_without_a_file_cannot_be_kept(systemd: Systemd, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ReleaseError, match="no file"):
+        service().keep(str(tmp_path / "kept"))
