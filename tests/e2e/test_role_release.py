@@ -203,6 +203,16 @@ def test_check_mode_tells_of_configuration_also_of_a_release_that_is_not_there(
     assert (shop.asked("note"), shop.runs(), written(shop.host)) == before
 
 
+@pytest.mark.long
+def test_check_mode_tells_that_a_changed_unit_restarts(shop: Shop, new: t.Callable[[str], str]) -> None:
+    shop.deploy(new("2"))
+    before = shop.runs()
+    run = shop.apply(new("2"), "--check", "--diff", release_environment={"MODE": "night"})
+    assert run.code == 0, run.output
+    assert '"restarted": "that was asked for"' in run.output
+    assert shop.runs() == before
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # There and back
 
@@ -214,6 +224,13 @@ def test_a_new_release_replaces_the_old_one_and_both_are_known(shop: Shop, new: 
     record = shop.record()
     assert (record["current"], record["previous"]) == (new("2"), old)
     assert shop.host.run("readlink", f"{BASE}/current").stdout.strip() == f"releases/{new('2')}"
+
+
+@pytest.mark.long
+def test_a_command_may_have_prefixes_of_systemd(shop: Shop, new: t.Callable[[str], str]) -> None:
+    shop.deploy(new("2"), release_command="-bin/shop")
+    assert shop.asked() == new("2")
+    assert f"ExecStart=-{BASE}/current/bin/shop\n" in shop.host.read("/etc/systemd/system/shop.service")
 
 
 @pytest.mark.long
@@ -309,6 +326,7 @@ def refused(shop: Shop, run: Run, message: str, was: tuple[str, tuple[str, str]]
     assert shop.host.run("ls", f"{BASE}/.fetched", check=False).returncode != 0
 
 
+SECRET = "much-to-hide"
 ESCAPING = {"..__..__etc__escaped": "text"}
 
 
@@ -319,6 +337,9 @@ ESCAPING = {"..__..__etc__escaped": "text"}
         pytest.param({}, {"release_checksum": {"0.9": "sha256:" + "0" * 64}}, "has none for", id="no_checksum"),
         pytest.param(ESCAPING, {}, "../../etc/escaped", id="escaping"),
         pytest.param({}, {"release_archive": "http://127.0.0.1:1/shop.tar.gz"}, "refused", id="no_network"),
+        pytest.param(
+            {}, {"release_archive": f"http://me:{SECRET}@127.0.0.1:1/shop.tar.gz"}, "refused", id="credentials"
+        ),
         pytest.param({}, {"release_archive": "/nowhere/shop.tar.gz"}, "/nowhere/shop.tar.gz", id="no_archive"),
     ],
 )
@@ -328,6 +349,7 @@ def test_what_cannot_be_put_leaves_what_runs_alone(
     was = (shop.asked(), shop.runs())
     run = shop.apply(shop.archives.pack(new("2"), **files), **changes)
     refused(shop, run, message, was)
+    assert SECRET not in run.output
     assert new("2") not in shop.releases()
 
 
@@ -392,6 +414,20 @@ def test_configuration_that_does_not_run_is_taken_back(shop: Shop, new: t.Callab
     files = {"release_templates": [{"src": str(shop.folder / "app.j2"), "dest": "bin/shop", "mode": "0755"}]}
     assert shop.apply(shop.archives.pack(new("2")), **files, app=APP).code == 0
     run = shop.apply(new("2"), **files, app=BROKEN)
+    assert run.code == 2, run.output
+    assert f"{new('2')} is back and runs" in run.output
+    assert (shop.asked(), shop.runs()[0]) == (new("2"), "active")
+
+
+PICKY = APP.replace("print(", "assert not os.path.exists('broken')\nprint(")
+
+
+@pytest.mark.long
+def test_configuration_that_is_new_and_does_not_run_is_removed(shop: Shop, new: t.Callable[[str], str]) -> None:
+    (shop.folder / "any.j2").write_text("text")
+    shop.deploy(new("1"))
+    assert shop.apply(shop.archives.pack(new("2"), app=PICKY)).code == 0
+    run = shop.apply(new("2"), release_templates=[{"src": str(shop.folder / "any.j2"), "dest": "broken"}])
     assert run.code == 2, run.output
     assert f"{new('2')} is back and runs" in run.output
     assert (shop.asked(), shop.runs()[0]) == (new("2"), "active")
@@ -489,11 +525,11 @@ def migrating(command: str, rollback: str = "safe") -> dict[str, t.Any]:
 @pytest.mark.long
 def test_a_migration_runs_once_in_the_release_as_its_user(shop: Shop, new: t.Callable[[str], str]) -> None:
     shop.archives.pack(new("2"))
-    once = migrating(f"echo $(whoami) {PORT} $PORT $(cat release) >> log/migrations")
+    once = migrating(f"echo $(id -un) $(id -gn) {PORT} $PORT $(cat release) >> log/migrations")
     for _run in range(2):
-        run = shop.apply(new("2"), release_shared_directories=["log"], **once)
+        run = shop.apply(new("2"), release_group="clerks", release_shared_directories=["log"], **once)
         assert run.code == 0, run.output
-    assert shop.host.read(f"{BASE}/shared/log/migrations").splitlines() == [f"shop {PORT} {PORT} {new('2')}"]
+    assert shop.host.read(f"{BASE}/shared/log/migrations").splitlines() == [f"shop clerks {PORT} {PORT} {new('2')}"]
 
 
 @pytest.mark.long
@@ -541,6 +577,10 @@ def test_the_other_hosts_go_on_only_when_the_migration_has_succeeded(shop: Shop,
     run = role_runs.play(shop.host, shop.folder, play, names=("web1", "web2"))
     assert run.code == 0, run.output
     assert [shop.asked(port=port) for port in (8107, 8108)] == [new("2")] * 2
+    # Where another is the first one the next time, it does not run once more.
+    shop.host.run("rm", "/tmp/migrate")
+    run = role_runs.play(shop.host, shop.folder, play, names=("web2", "web1"))
+    assert (run.code, run.changed) == (0, 0), run.output
 
 
 @pytest.mark.long
