@@ -403,7 +403,7 @@ STAGES = {
         Stage("integration", integration, limit=900),
         Stage("e2e", e2e, limit=4800),
         Stage("faults", faults, limit=3000),
-        Stage("molecule", molecule_scenarios, limit=1200, names=molecule.scenarios),
+        Stage("molecule", molecule_scenarios, limit=1800, names=molecule.scenarios),
         Stage("benchmarks", benchmarks, limit=900),
     )
 }
