@@ -36,6 +36,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._rollout_state impo
     ROLLING_BACK,
     WAYS_ON,
     state_of,
+    waits,
 )
 from ansible_collections.steady.rollout.plugins.module_utils._strategies import steps_of
 from ansible_collections.steady.rollout.plugins.module_utils._targets import ROLLS_OUT, Refused, Targets, lowered, some
@@ -204,7 +205,7 @@ def _ways_on(answers: t.Mapping[str, t.Any], rollout_id: str, backends: t.Sequen
     # All load balancers must be in a state that allows it.
     state = min(_states(answers, (rollout_id,)), key=lambda state: len(WAYS_ON[state]), default=ROLLING_BACK)
     back = "take it back with the playbook steady.rollout.rollback"
-    if "promote" in WAYS_ON[state]:
+    if "promote" in WAYS_ON[state] and _waits(answers, (rollout_id,)):
         return f"go on with it by the playbook steady.rollout.promote, or {back}"
     if "resume" not in WAYS_ON[state] and not _is_held(answers, rollout_id, backends):
         return back
@@ -224,10 +225,23 @@ def _states(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> s
     """The states of rollouts on the load balancers, each as its journal tells it."""
     return {
         state_of(record["rollout"], bool((record.get("lock") or {}).get("abandoned")))
+        for record in _everywhere(answers, rollout_ids)
+    }
+
+
+def _waits(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> bool:
+    """Whether rollouts wait to be promoted wherever they are on record, and were not held after a failure."""
+    return all(waits(record["rollout"]) for record in _everywhere(answers, rollout_ids))
+
+
+def _everywhere(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> list[t.Mapping[str, t.Any]]:
+    """What the load balancers have on record of rollouts, by backend."""
+    return [
+        record
         for answer in answers.values()
         for record in (answer.get("records") or {}).values()
         if record.get("rollout") and record["rollout"]["rollout_id"] in rollout_ids
-    }
+    ]
 
 
 def _members(targets: Targets, answers: t.Mapping[str, Reading]) -> tuple[Member, ...]:
@@ -284,9 +298,11 @@ def _check_capacity(run: Run, answers: t.Mapping[str, Reading]) -> None:
     for lb in run.lbs:
         probed: set[str] = set()
         for index, step, before in walk(run, lb):
-            if step.kind in ("probe", "admit"):
+            if index < run.first:
+                continue  # what was seen healthy then may be down now
+            if step.kind == "probe":
                 probed.update(step.members)
-            if index < run.first or step.kind not in ("drain", "deploy", "traffic"):
+            if step.kind not in ("drain", "deploy", "traffic"):
                 continue
             for backend, told in shifts(run, lb, step).items():
                 seen = {run.members[key].servers[backend] for key in probed if backend in run.members[key].servers}
@@ -452,9 +468,11 @@ def _state_to_go_on(recovery: Recovery, answers: t.Mapping[str, t.Any], action: 
         stuck = []  # only traffic went back, and whether the servers are as some step left them is seen below
     if recovery.ended and recovery.outcome != "paused":
         raise Refused(f"rollout {recovery.rollout_id} ended as {recovery.outcome}; there is nothing to {action}")
-    if action == "promote" and stuck and "resume" in WAYS_ON[stuck[0]]:
+    held = not stuck and not _waits(answers, recovery.holders)
+    if action == "promote" and (held or (stuck and "resume" in WAYS_ON[stuck[0]])):
+        how = "was held after a failure" if held else f"is {_spoken(stuck[0])}"
         raise Refused(
-            f"rollout {recovery.rollout_id} is {_spoken(stuck[0])}, and not paused; go on with it by the same command and "
+            f"rollout {recovery.rollout_id} {how}, and does not wait to be promoted; go on with it by the same command and "
             "-e rollout_action=resume, or take it back with the playbook steady.rollout.rollback"
         )
     if recovery.undoing or stuck:

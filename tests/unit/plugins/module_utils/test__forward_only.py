@@ -195,3 +195,13 @@ def test_the_ways_on_are_told_in_words():
         "mend what failed and go on by the same command and -e rollout_action=resume, or go back on purpose with the playbook "
         "steady.rollout.rollback: then the former release runs on what this left"
     )
+
+
+def test_what_is_held_after_a_failure_is_resumed_and_not_promoted():
+    world = held_world()
+    with pytest.raises(
+        Refused, match="was held after a failure, and does not wait to be promoted; go on with it by the same command"
+    ):
+        asked(world, "promote")
+    with pytest.raises(Refused, match=r"it is paused; go on with it by the same command and -e rollout_action=resume"):
+        asked(world, "run", release="3.0.0")

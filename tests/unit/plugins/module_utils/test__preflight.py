@@ -305,6 +305,25 @@ def test_a_colour_that_has_nothing_yet_may_take_the_traffic_as_it_is_probed_befo
     assert words(decision)[0] == "deploy green (web3, web4)"
 
 
+def test_a_server_that_is_down_and_is_not_probed_first_is_missed_in_the_plan():
+    made = targets({f"web{number}": {"previous": OLD} for number in range(1, 6)}, min_capacity=50)
+    made.control["strategy"] = {
+        "name": "canary",
+        "hosts": 1,
+        "steps": [5, 20],
+        "step_for": 60,
+        "step_max": 120,
+        "batches": 2,
+        "max_unavailable": 2,
+    }
+    answers = world(5).answers()
+    decide(made, answers, "r1", list(made.own))
+    for answer in answers.values():
+        answer["backends"]["shop"]["servers"][4]["health"] = "down"
+    with pytest.raises(Refused, match=r"\(drain web2, web3\): .*would leave 40 % of the capacity"):
+        decide(made, answers, "r1", list(made.own))
+
+
 def test_the_record_begins_with_all_that_a_way_back_needs():
     decision = decide(targets(OWN), world(3, ["web3"]).answers(), "r1", list(OWN))
     assert decision.begin["carried"] == ["web1", "web2"]

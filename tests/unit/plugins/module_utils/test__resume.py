@@ -307,6 +307,18 @@ def test_plans_that_are_the_same_have_no_difference():
     assert difference(swap().plan, swap().plan) == ""
 
 
+def test_what_an_earlier_controller_saw_healthy_and_is_down_now_is_missed_in_the_plan():
+    run = roll()
+    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, strategy="rolling"))
+    answers = killed_in(run, 4).answers()
+    asked_for = targets({"web1": {}, "web2": {}}, action="resume", strategy={"name": "rolling"})
+    assert decide(asked_for, answers, "r2", ["web1", "web2"]).kind == "run"
+    for answer in answers.values():
+        answer["backends"]["shop"]["servers"][0]["health"] = "down"
+    with pytest.raises(Refused, match=r"\(drain web2\): .*would leave no healthy server in rotation"):
+        decide(asked_for, answers, "r2", ["web1", "web2"])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # what waits to be promoted
 
@@ -420,7 +432,7 @@ def test_another_release_is_refused_while_one_waits():
 
 
 def test_what_is_at_work_is_not_promoted():
-    with pytest.raises(Refused, match="rollout r1 is running, and not paused"):
+    with pytest.raises(Refused, match="rollout r1 is running, and does not wait to be promoted"):
         decided(killed_in(swap(), 3), action="promote")
 
 
@@ -434,7 +446,7 @@ def test_what_waits_and_is_resumed_waits_again():
 def test_a_pause_whose_lease_expired_is_resumed_and_not_promoted():
     run, world = paused(5)
     returned(run, world)
-    with pytest.raises(Refused, match="is abandoned, and not paused"):
+    with pytest.raises(Refused, match="is abandoned, and does not wait to be promoted"):
         asked(world, "r2", action="promote")
     again = asked(world, "r2", action="resume").run
     assert again is not None
