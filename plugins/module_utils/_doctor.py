@@ -13,7 +13,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.steady.rollout.plugins.module_utils import _haproxy_doctor, _nginx_doctor
+from ansible_collections.steady.rollout.plugins.module_utils import _forward_only, _haproxy_doctor, _nginx_doctor
 from ansible_collections.steady.rollout.plugins.module_utils._duration import spelled
 from ansible_collections.steady.rollout.plugins.module_utils._finding import (
     ERROR,
@@ -191,22 +191,35 @@ def _lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
         yield Finding("in-progress", NOTE, problem, "Wait for its end", *at)
     elif lock.get("abandoned"):
         problem = f"{rollout} was abandoned and waits for a decision: {str(lock['abandoned']).rstrip('.')}"
-        yield Finding("abandoned", ERROR, problem, ROLLBACK, *at)
+        yield Finding("abandoned", ERROR, problem, _way_on(last), *at)
     elif last and waits(last):
         problem = f"{rollout} waits to be promoted, and every other rollout is refused as long"
-        yield Finding(
-            "paused", NOTE, problem, f"Run the playbook steady.rollout.promote, or: {_lowered(ROLLBACK)}", *at
-        )
+        back = _lowered(ROLLBACK) + (f". {_forward_only.gone_back(gone)}" if (gone := _gone(last)) else "")
+        yield Finding("paused", NOTE, problem, f"Run the playbook steady.rollout.promote, or: {back}", *at)
     elif last.get("ended"):
         problem = f"{rollout} ended as {last.get('outcome')} and keeps the lock, so that every other rollout is refused"
         severity = WARNING if last.get("outcome") == "paused" else ERROR
-        yield Finding("ended-unsettled", severity, problem, ROLLBACK, *at)
+        yield Finding("ended-unsettled", severity, problem, _way_on(last), *at)
     else:
         lease = record.get("lease")
         since = f"; its lease: {_lease_words(lease)}" if lease else ""
         problem = f"{rollout} did not end{_last_sign(last)}{since}, and every other rollout is refused as long"
         severity = ERROR if lease else WARNING
-        yield Finding("unfinished", severity, problem, f"If no run of it is under way: {_lowered(ROLLBACK)}", *at)
+        yield Finding("unfinished", severity, problem, f"If no run of it is under way: {_lowered(_way_on(last))}", *at)
+
+
+def _gone(last: Answer) -> tuple[str, ...]:
+    """What a rollout did that cannot be taken back."""
+    return _forward_only.of_records([last]) if last else ()
+
+
+def _way_on(last: Answer) -> str:
+    """What to do with a rollout that came to no end; taken back without a word it would run a release on what that does not know."""
+    gone = _gone(last)
+    if not gone:
+        return ROLLBACK
+    words = _forward_only.held(gone)[1]
+    return words[0].upper() + words[1:]
 
 
 def _without_lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
@@ -223,7 +236,7 @@ def _without_lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findi
         )
     else:
         problem = f"rollout {last['rollout_id']} did not end{_last_sign(last)}, and holds no lock, so that its traffic may be half-shifted"
-        yield Finding("unfinished", WARNING, problem, ROLLBACK, lb.name, backend)
+        yield Finding("unfinished", WARNING, problem, _way_on(last), lb.name, backend)
 
 
 def _stale(fleet: Fleet, lb: Seen, backend: str, closed: tuple[Seen, str, str]) -> Finding:

@@ -208,6 +208,22 @@ def test_a_lock_that_may_be_in_use_is_told_and_never_freed(record: Record, code:
 @pytest.mark.parametrize(
     ("record", "code"),
     [
+        pytest.param({"rollout": OPEN}, "unfinished", id="unfinished"),
+        pytest.param({"rollout": rollout(outcome="paused")}, "ended-unsettled", id="held"),
+        pytest.param({"rollout": OPEN, "lock": {**LOCK, "abandoned": "x"}}, "abandoned", id="abandoned"),
+    ],
+)
+def test_what_cannot_be_taken_back_is_not_to_be_rolled_back_without_a_word(record: Record, code: str) -> None:
+    event = {"event": "note", "forward_only": ["the migration of 2.0.0"]}
+    said = {**record["rollout"], "events": [*record["rollout"]["events"], event]}
+    told = found(*pair(record={"lock": LOCK, **record, "rollout": said}))
+    assert "the former release runs on what this left" in told[code].remedy
+    assert "rollout_action=resume" in told[code].remedy
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
         ({"rollout": OPEN}, "unfinished"),
         ({"guard": "running"}, "guard-orphaned"),
         ({"lease": LEASE}, "lease-orphaned"),
