@@ -15,9 +15,8 @@ import typing as t
 from ansible.utils.display import Display
 from ansible_collections.steady.rollout.plugins.module_utils import _preflight
 from ansible_collections.steady.rollout.plugins.module_utils._executor import (
+    coming_deploys,
     end_state,
-    first_host,
-    first_tracks,
     grant,
     how_to_reach,
     shifts,
@@ -77,8 +76,7 @@ class ActionModule(RolloutAction):
             "rollout_id": run.rollout_id,
             "run": run.as_dict(),
             "steps": turns(run),
-            "first_host": first_host(run),
-            "deploys": first_tracks(run),
+            "deploys": coming_deploys(run),
             "words": "; ".join(decision.words),
             "plan": [
                 f"{number}. {step.words()}" for number, step in enumerate(run.plan.steps, 1) if number > run.first

@@ -603,17 +603,13 @@ def first_to_deploy(plan: Plan) -> tuple[int, str]:
     return next(((number, step.members[0]) for number, step in deploys), (-1, ""))
 
 
-def first_host(run: Run) -> str:
-    """The host that will be told to be the first; "" where that is over, or in an undo."""
-    number, key = first_to_deploy(run.plan)
-    return run.members[key].host if key and number >= run.first and run.action == "deploy" else ""
-
-
-def first_tracks(run: Run) -> dict[str, str]:
-    """{host: the track that is deployed there first}, of the deploys that are still to come."""
-    coming = [step for step in run.plan.steps[run.first :] if step.kind == "deploy"]
-    members = [run.members[key] for step in reversed(coming) for key in step.members]
-    return {member.host: member.track for member in members}
+def coming_deploys(run: Run) -> dict[str, dict[str, t.Any]]:
+    """{host: what its role will be told first}, of the deploys that are still to come."""
+    told: dict[str, dict[str, t.Any]] = {}
+    for step in reversed(run.plan.steps[run.first :]):
+        if step.kind == "deploy":
+            told.update(_tell_hosts(run, step))
+    return told
 
 
 def unknown_releases(run: Run, step: Step) -> list[str]:

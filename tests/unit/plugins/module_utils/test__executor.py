@@ -21,9 +21,9 @@ from ansible_collections.steady.rollout.plugins.module_utils._executor import (
     UNDO,
     Run,
     admitted_at,
+    coming_deploys,
     end_state,
     expected_at,
-    first_tracks,
     out_at,
     result_of,
     safe_at,
@@ -272,9 +272,10 @@ def test_each_host_of_a_deploy_step_is_told_what_to_put_there_and_what_was_there
     assert sorted(told) == ["web1", "web2"]
 
 
-def test_only_hosts_that_are_still_to_be_deployed_on_are_foreseen_each_with_its_track():
-    assert first_tracks(swap()) == {"web3": "green", "web4": "green"}
-    assert first_tracks(dataclasses.replace(swap(), first=1)) == {}
+def test_only_hosts_that_are_still_to_be_deployed_on_are_foreseen_each_with_what_it_will_be_told():
+    assert coming_deploys(swap()) == tell(swap(), 0, False)["hosts"]
+    assert {host: told["track"] for host, told in coming_deploys(swap()).items()} == {"web3": "green", "web4": "green"}
+    assert coming_deploys(dataclasses.replace(swap(), first=1)) == {}
 
 
 def test_a_host_whose_release_nobody_knows_is_told_nothing_and_named():
