@@ -9,8 +9,7 @@ import typing as t
 
 from ansible_collections.steady.rollout.plugins.module_utils import _report
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import of_this
-from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run, carried, how_to_reach
-from ansible_collections.steady.rollout.plugins.module_utils._forward_only import on_record
+from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run, carried
 from ansible_collections.steady.rollout.plugins.plugin_utils._rollout_action import RolloutAction
 
 
@@ -34,24 +33,13 @@ class ActionModule(RolloutAction):
             options["concluded"],
             options["on_failure"],
         )
-        ends = [
-            {
-                **how_to_reach(lb),
-                "act": "end",
-                "record": {"message": report.message, **on_record(options["recovery"].get("forward_only") or ())},
-                **carried(of_this(options["concluded"], run.rollout_id, UNDO)),
-                "outcome": report.outcome,
-                "keep_lock": report.keep_lock,
-                "timeout": int(run.settings.lb_timeout),
-            }
-            for lb in run.lbs
-            # Where traffic was not restored the lock stays: whoever comes next must see it.
-            if lb.name in report.restored
-        ]
+        forward_only = options["recovery"].get("forward_only") or ()
+        known = carried(of_this(options["concluded"], run.rollout_id, UNDO))
         return {
             "outcome": report.outcome,
             "message": report.message,
             "ok": report.ok,
-            "ends": ends,
+            "ends": _report.last_acts(run, report, forward_only, known),
+            "forward_only": list(forward_only),
             "host": task_vars["inventory_hostname"],
         }

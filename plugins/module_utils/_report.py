@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ansible_collections.steady.rollout.plugins.module_utils import _forward_only
 from ansible_collections.steady.rollout.plugins.module_utils._conclusion import bad, why
-from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run
+from ansible_collections.steady.rollout.plugins.module_utils._executor import UNDO, Run, how_to_reach
 
 Results = t.Sequence[t.Mapping[str, t.Any]]
 
@@ -61,6 +61,22 @@ def make(
         return Report("rollback_failed", _sentence([head, traffic, *gone, retry]), False, touched, tuple(back))
     hosts = f"hosts went back: {recovery['words']}" if recovery.get("steps") else "no host had to go back"
     return Report("rolled_back", _sentence([head, traffic, hosts, *gone]), True, False, tuple(back))
+
+
+def last_acts(
+    run: Run, report: Report, forward_only: t.Sequence[str], known: t.Mapping[str, t.Any]
+) -> list[dict[str, t.Any]]:
+    """What the load balancers are told in the end. ``known``: results that are not on record yet."""
+    record = {"message": report.message, **_forward_only.on_record(forward_only)}
+    ending = {"act": "end", "outcome": report.outcome, "keep_lock": report.keep_lock, **known}
+    told = []
+    for lb in run.lbs:
+        # Where traffic was not restored the lock stays: whoever comes next must see it. What cannot be taken back it must know even where this
+        # controller may act no more, or had no answer.
+        if lb.name in report.restored or forward_only:
+            act = ending if lb.name in report.restored else {"act": "note"}
+            told.append({**how_to_reach(lb), **act, "record": record, "timeout": int(run.settings.lb_timeout)})
+    return told
 
 
 def _traffic(run: Run, restored: Results) -> tuple[list[str], list[str]]:

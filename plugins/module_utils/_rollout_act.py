@@ -112,7 +112,8 @@ def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
         return _begin(act, driver, watchdog)
     if act.act == "end" and _has_ended(act):
         return Done()
-    with fence.fenced(act.state_dir, act.backends, act.rollout_id, act.patience, act.abandoned) as held:
+    abandoned = act.abandoned or _only_tells(act)
+    with fence.fenced(act.state_dir, act.backends, act.rollout_id, act.patience, abandoned) as held:
         done = Done()
         try:
             _keep(act, held, done)
@@ -132,6 +133,11 @@ def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
     if act.act == "end" and watchdog and not act.lease:
         watchdog.dismiss()
     return done
+
+
+def _only_tells(act: Act) -> bool:
+    """Whether it announces nothing and changes nothing. Whoever may act no more may still say what was done, for whoever comes next."""
+    return act.act == "note" and act.event == "note" and act.lease is None and not act.safe and not act.releases
 
 
 def _check(act: Act, driver: Driver) -> None:

@@ -43,7 +43,7 @@ options:
       - V(begin) takes the lock of all O(backends), or of none. It is refused while another rollout holds one of them, or one of the same
         backends and O(socket) with another O(state_dir). It changes nothing when the rollout holds them already, unless it takes itself
         over with O(take_over).
-      - V(note) adds a line to the journal.
+      - V(note) adds a line to the journal. One with O(event=note) and no O(lease) is written also after the guard has taken the rollout.
       - V(look) reads the servers, and prolongs the O(lease).
       - V(shift) changes O(servers) as M(steady.rollout.haproxy_backend) does.
       - V(restore) brings back the servers of the safe state. Those that are V(ready) there and in maint go to drain, with their

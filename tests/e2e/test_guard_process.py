@@ -104,6 +104,17 @@ def test_after_that_the_controller_may_act_no_more(rollout: Controller) -> None:
     assert is_safe(rollout.lab)
 
 
+def test_after_that_the_controller_may_still_say_what_it_did(rollout: Controller) -> None:
+    expect_safe(rollout.lab)
+    told = {"forward_only": ["the migration of 2.0.0"]}
+    rollout("note", record=told)
+    assert rollout.records()["rollout"]["events"][-1]["forward_only"] == told["forward_only"]
+    for more in ({"event": "intent"}, {"safe": {"shop": BLUE}}, {"releases": {"shop": {"web1": {"d": "2.0.0"}}}}):
+        with pytest.raises(StateError, match="Nothing was changed"):
+            rollout("note", record=told, **more)
+    assert rollout.records()["lock"]["abandoned"]
+
+
 def test_after_that_nobody_else_begins_and_a_rollback_takes_over(rollout: Controller) -> None:
     expect_safe(rollout.lab)
     with pytest.raises(StateError, match="r1"):

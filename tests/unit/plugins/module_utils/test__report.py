@@ -9,7 +9,7 @@ import typing as t
 import pytest
 from ansible_collections.steady.rollout.plugins.module_utils._executor import FORWARD, UNDO, Run
 from ansible_collections.steady.rollout.plugins.module_utils._plan import Step
-from ansible_collections.steady.rollout.plugins.module_utils._report import Report, make
+from ansible_collections.steady.rollout.plugins.module_utils._report import Report, last_acts, make
 
 from simulated_rollout import fleet, make_run
 
@@ -126,3 +126,19 @@ def test_a_rollback_on_purpose_tells_what_cannot_be_taken_back():
 
 def test_a_rollback_that_was_asked_for_tells_no_failed_release():
     assert report(run=run(mode=UNDO, action="undo"), cause="").message.startswith("traffic is back")
+
+
+def test_only_where_traffic_was_restored_is_a_record_closed():
+    acts = last_acts(run(), report(restored=SILENT), (), {"results": [{"step": 1}]})
+    assert [(act["lb"], act["act"], act["outcome"], act["keep_lock"], act["results"]) for act in acts] == [
+        ("lb1", "end", "rollback_failed", True, [{"step": 1}])
+    ]
+
+
+def test_what_cannot_be_taken_back_is_told_to_every_load_balancer():
+    acts = last_acts(run(), report(restored=SILENT, recovery=HELD), (MIGRATION,), {})
+    assert [(act["lb"], act["act"], act["record"]["forward_only"]) for act in acts] == [
+        ("lb1", "end", [MIGRATION]),
+        ("lb2", "note", [MIGRATION]),
+    ]
+    assert "lease" not in acts[1]
