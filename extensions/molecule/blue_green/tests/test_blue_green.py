@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 
 from local_fleet.load import Load, Profile
@@ -14,9 +16,11 @@ API_PORT = 8000
 
 
 @pytest.fixture
-def api() -> Machines:
+def api() -> t.Iterator[Machines]:
     """The machines, and the load balancers' port for the API."""
-    return Machines(API_PORT)
+    machines = Machines(API_PORT)
+    yield machines
+    machines.stop()
 
 
 def expect(api: Machines, colour: str, releases: dict[str, str]) -> None:
