@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 import typing as t
 
+from ansible_collections.steady.rollout.plugins.module_utils._duration import duration, spelled
+
 SOURCES = ("release_archive", "release_git", "release_package", "release_image")
 ROLLBACKS = ("safe", "forward_only")
 # As the modules have it, which refuse what slips through here.
@@ -27,6 +29,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SIGNAL = re.compile(r"(SIG)?[A-Z0-9+-]+")
 LINE = re.compile(r"[^\n\r\0]*")
 HIGHEST_PORT = 65535
+MIGRATION_SECONDS = 600  # where the user says nothing, as in the role's vars
 LONGEST_USER = 31
 
 Values = t.Mapping[str, t.Any]
@@ -36,7 +39,7 @@ def input_problems(values: Values) -> list[str]:
     """Sentences, each naming one value that cannot work; empty when all can.
 
     ``values``: the variables of the role by their names, and ``rollout_release``: what a rollout wants on the host, else empty;
-    ``rollout_tracks``: the names of the host's tracks.
+    ``rollout_tracks``: the names of the host's tracks; ``rollout_deploy_timeout``: how long a rollout waits for the role, else empty.
     """
     return [
         *_name_problems(values),
@@ -153,8 +156,9 @@ def _file_problems(values: Values) -> t.Iterator[str]:
         )
     for template in values["release_templates"]:
         destination = str(template["dest"])
-        if destination.startswith("/") or ".." in destination.split("/") or not destination.strip("/."):
-            yield f"release_templates has the dest {destination!r}; it must be a path below the release, such as config/local.yml, without `..`."
+        parts = destination.split("/")
+        if not all(parts) or ".." in parts or parts[-1] == ".":
+            yield f"release_templates has the dest {destination!r}; it must be a file's path below the release, such as config/local.yml, without `..`."
 
 
 def _migration_problems(values: Values) -> t.Iterator[str]:
@@ -171,3 +175,9 @@ def _migration_problems(values: Values) -> t.Iterator[str]:
     timeout = migrate.get("timeout")
     if timeout is not None and int(timeout) < 1:
         yield f"release_migrate.timeout is {timeout}; it is a number of seconds, 1 or more."
+    seconds, most = int(timeout or MIGRATION_SECONDS), values["rollout_deploy_timeout"]
+    if most and seconds >= duration(most):
+        yield (
+            f"release_migrate.timeout is {spelled(seconds)}, and the rollout gives up a deploy after {most} (rollout_deploy_timeout), while it may "
+            "still migrate: raise that, to more than fetching, migrating and starting take together."
+        )

@@ -25,6 +25,7 @@ from ansible_collections.steady.rollout.plugins.module_utils._release_unit impor
     Unit,
     Waits,
     acts,
+    main_of,
     progress,
     unit,
 )
@@ -84,12 +85,15 @@ class Service:
         self._check_after(after, aim)
         return Outcome(before, after, planned)
 
-    def keep(self, path: str) -> bool:
-        """Whether the unit's file was copied to ``path``: not where that holds the same. Raises ReleaseError, OSError."""
-        file = self.read().file
-        if not file:
+    def keep(self, path: str, done: Outcome, waits: Waits) -> bool:
+        """Whether the unit's file was copied to ``path``, after ``bring``: not where that holds the same. Raises ReleaseError, OSError."""
+        found = self.read()
+        if not found.file:
             raise ReleaseError(f"{self.name} has no file that could be kept.")
-        data = pathlib.Path(file).read_bytes()
+        if not (done.acts.start or done.acts.restart or os.path.lexists(path)):
+            # One that somebody else started, such as a run that was killed, may be about to end.
+            self._await(found, Progress(main=main_of(found), restarts=found.restarts), waits)
+        data = pathlib.Path(found.file).read_bytes()
         with contextlib.suppress(FileNotFoundError):
             if pathlib.Path(path).read_bytes() == data:
                 return False
@@ -126,7 +130,11 @@ class Service:
             # One that ended too often before is started no more otherwise, also not with another release.
             self._systemctl("reset-failed", self.name)
         self._systemctl("restart", "--no-block", self.name)
-        begun, last = time.monotonic(), Progress()
+        self._await(old, Progress(), waits)
+
+    def _await(self, old: Unit, last: Progress, waits: Waits) -> None:
+        """Until one main process was there for the time to settle."""
+        begun = time.monotonic()
         while not last.done:
             last = progress(old, self.read(), time.monotonic() - begun, last, waits)
             if last.problem:

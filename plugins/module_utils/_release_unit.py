@@ -186,14 +186,14 @@ def progress(old: Unit, now: Unit, seconds: float, last: Progress, waits: Waits)
     if (
         old.is_up
         and last.stopped is None
-        and (now.active == "deactivating" or (now.is_up and _main(now) == _main(old)))
+        and (now.active == "deactivating" or (now.is_up and main_of(now) == main_of(old)))
     ):
         if seconds <= stop_limit:
             return last
         return _failed(f"its main process {old.main_pid} did not stop in {stop_limit:g} s")
     stopped = seconds if last.stopped is None else last.stopped
     if now.is_up:
-        return Progress(main=_main(now), since=seconds, stopped=stopped, restarts=now.restarts)
+        return Progress(main=main_of(now), since=seconds, stopped=stopped, restarts=now.restarts)
     # What is said of the process before is no news.
     is_new = now.invocation != old.invocation or not old.invocation
     if is_new and (now.active in ("failed", "inactive") or now.sub.startswith("auto-restart")) and now.invocation:
@@ -205,7 +205,7 @@ def progress(old: Unit, now: Unit, seconds: float, last: Progress, waits: Waits)
 
 
 def _settling(now: Unit, seconds: float, last: Progress, waits: Waits) -> Progress:
-    if not now.is_up or _main(now) != last.main or now.restarts > last.restarts:
+    if not now.is_up or main_of(now) != last.main or now.restarts > last.restarts:
         pid = last.main[0] if last.main else 0
         return _failed(f"its main process {pid} ended {seconds - last.since:.1f} s after it was active: {ending(now)}")
     return replace(last, done=seconds - last.since >= max(waits.settle, SHORTEST_SETTLE))
@@ -215,7 +215,8 @@ def _failed(problem: str) -> Progress:
     return Progress(False, problem)
 
 
-def _main(one: Unit) -> tuple[int, str]:
+def main_of(one: Unit) -> tuple[int, str]:
+    """Its main process, as what no other one is."""
     return one.main_pid, one.invocation
 
 

@@ -187,7 +187,8 @@ def main() -> None:
         waits = Waits(*(checked_wait(name, params[name]) for name in ("start_timeout", "stop_timeout", "settle")))
         service = Service(run, params["name"])
         done = service.foreseen(aim) if module.check_mode else service.bring(aim, waits)
-        kept = bool(params["kept"]) and aim.state == RUNNING and not module.check_mode and service.keep(params["kept"])
+        keeps = bool(params["kept"]) and aim.state == RUNNING and not module.check_mode
+        kept = keeps and service.keep(params["kept"], done, waits)
     except (ReleaseError, LoadBalancerError, OSError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(

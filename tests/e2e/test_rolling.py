@@ -229,3 +229,13 @@ def test_more_hosts_than_the_others_can_stand_in_for_are_not_taken_out(rolling: 
     assert result.code == 2, result.output
     assert "would leave no healthy server in rotation" in result.message
     rolling.expect_traffic("1.0.0", HOSTS)
+
+
+@pytest.mark.long
+def test_what_a_rollout_told_a_role_is_not_told_to_one_that_is_run_after_it(rolling: Rollouts) -> None:
+    names = ("release", "previous", "action", "track")
+    left = {"msg": "left: {{ [" + ", ".join(f"rollout_deploy_{name}" for name in names) + "] }}"}
+    role = {"ansible.builtin.include_role": {"name": "steady.rollout.rolling"}}
+    result = rolling.run(own_play(role, {"ansible.builtin.debug": left}), rollout_release="2.0.0")
+    result.expect(0, "promoted")
+    assert "left: ['', '', '', '']" in result.output

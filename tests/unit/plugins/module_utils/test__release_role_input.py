@@ -40,6 +40,7 @@ GOOD: dict[str, t.Any] = {
     "release_migrate": {},
     "rollout_release": "",
     "rollout_tracks": [],
+    "rollout_deploy_timeout": "",
 }
 TRACKS = ["blue", "green"]
 PACKAGE = {"release_archive": "", "release_package": "shop", "release_manage_unit": False, "release_command": ""}
@@ -59,6 +60,11 @@ IMAGE = {"release_archive": "", "release_image": "registry.example.com:5000/shop
         pytest.param({"release_port": "8080", "release_keep": "5"}, id="numbers_as_text"),
         pytest.param({"release_migrate": {"command": "bin/migrate", "rollback": "forward_only"}}, id="migrate"),
         pytest.param({"release_manage_unit": False, "release_command": ""}, id="own_unit"),
+        pytest.param({"release_templates": [{"src": "x", "dest": "./config/x"}]}, id="dest"),
+        pytest.param(
+            {"release_migrate": {"command": "x", "rollback": "safe", "timeout": 299}, "rollout_deploy_timeout": "5m"},
+            id="migrate_in_time",
+        ),
     ],
 )
 def test_what_can_work_has_no_problems(changes: dict[str, t.Any]) -> None:
@@ -108,9 +114,11 @@ def test_what_can_work_has_no_problems(changes: dict[str, t.Any]) -> None:
         ({**PACKAGE, "release_shared_files": ["x"]}, "release_shared_files needs"),
         ({"release_templates": [{"src": "x", "dest": "/etc/passwd"}]}, "dest '/etc/passwd'"),
         ({"release_templates": [{"src": "x", "dest": "a/../../x"}]}, "without `..`"),
+        ({"release_templates": [{"src": "x", "dest": "config/"}]}, "a file's path"),
         ({"release_migrate": {"rollback": "safe"}}, "no command"),
         ({"release_migrate": {"command": "x"}}, "release_migrate.rollback must be"),
         ({"release_migrate": {"command": "x", "rollback": "safe", "timeout": 0}}, "release_migrate.timeout is 0"),
+        ({"release_migrate": {"command": "x", "rollback": "safe"}, "rollout_deploy_timeout": "5m"}, "timeout is 10m"),
     ],
 )
 def test_what_cannot_work_is_told_once(changes: dict[str, t.Any], words: str) -> None:

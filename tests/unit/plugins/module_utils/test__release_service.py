@@ -256,10 +256,28 @@ def test_the_file_of_a_unit_is_kept_once(systemd: Systemd, tmp_path: pathlib.Pat
     file, kept = tmp_path / "shop.service", tmp_path / "kept"
     file.write_text("[Service]\nExecStart=/bin/shop\n")
     systemd.is_up(unit={"FragmentPath": str(file)})
-    assert [service().keep(str(kept)), service().keep(str(kept))] == [True, False]
+    one = service()
+    done = one.bring(Aim(RUNNING), WAITS)
+    assert [one.keep(str(kept), done, WAITS), one.keep(str(kept), done, WAITS)] == [True, False]
     assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == (file.read_text(), 0o600)
 
 
+def test_the_file_of_a_unit_that_somebody_else_started_and_that_ends_is_not_kept(
+    systemd: Systemd, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "shop.service").write_text("[Service]\n")
+    failed = {"ActiveState": "activating", "SubState": "auto-restart", "MainPID": 0}
+    unit = {"FragmentPath": str(tmp_path / "shop.service")}
+    systemd.is_up(unit=unit)
+    one = service()
+    done = one.bring(Aim(RUNNING), WAITS)
+    systemd.is_up(unit=unit, queue=[{}, failed])
+    with pytest.raises(ReleaseError, match="ended"):
+        one.keep(str(tmp_path / "kept"), done, WAITS)
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_unit_without_a_file_cannot_be_kept(systemd: Systemd, tmp_path: pathlib.Path) -> None:
+    one = service()
     with pytest.raises(ReleaseError, match="no file"):
-        service().keep(str(tmp_path / "kept"))
+        one.keep(str(tmp_path / "kept"), one.bring(Aim(RUNNING), WAITS), WAITS)
