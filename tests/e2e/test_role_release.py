@@ -699,69 +699,6 @@ def test_a_package_goes_up_and_without_its_source_down_again(shop: Shop) -> None
         shop.host.write("/etc/apt/sources.list", sources)
 
 
-# Takes the words that the role has for docker and podman. An image is a folder in /srv/registry or, once it is pulled, /srv/images; its id is
-# in the file `id`. It shows what the role asks of an engine, and nothing of what a real one does.
-ENGINE = """#!/usr/bin/python3
-import os, pathlib, shutil, subprocess, sys
-words = sys.argv[1:]
-images = pathlib.Path("/srv/images")
-def image(name):
-    found = [one for one in images.glob("*") if name in (one.name.replace("+", "/"), (one / "id").read_text())]
-    return found[0] if found else sys.exit(f"no such image: {name}")
-if words[0] == "pull":
-    source = pathlib.Path("/srv/registry") / words[1].replace("/", "+")
-    if not source.exists():
-        sys.exit("manifest unknown")
-    shutil.copytree(source, images / source.name)
-elif words[:2] == ["image", "inspect"]:
-    assert words[2:4] == ["--format", "{{.Id}}"], words
-    print((image(words[4]) / "id").read_text())
-elif words[:2] == ["image", "rm"]:
-    shutil.rmtree(image(words[2]))
-elif words[0] == "run":
-    assert words[1:6] == ["--rm", "--name", "box", "--network", "host"], words
-    os.chdir(image(words[-1]))
-    os.execv("./app", ["./app"])
-elif words[0] in ("rm", "stop"):
-    pass
-else:
-    sys.exit(f"unknown: {words}")
-"""
-
-
-@pytest.mark.long
-def test_an_image_is_pulled_run_and_gone_back_from_by_the_words_for_an_engine(shop: Shop) -> None:
-    shop.host.run("mkdir", "-p", "/srv/images")
-    shop.host.run("sh", "-c", "cat > /usr/local/bin/engine && chmod +x /usr/local/bin/engine", stdin=ENGINE)
-    box: dict[str, t.Any] = {
-        "release_app": "box",
-        "release_archive": "",
-        "release_command": "",
-        "release_image": "registry.example.com/box:{{ release_id }}",
-        "release_container_engine": "/usr/local/bin/engine",
-        "rollout_port": 8110,
-    }
-    for release in "12":
-        folder = f"/srv/registry/registry.example.com+box:{release}"
-        shop.host.run("mkdir", "-p", folder)
-        for name, text in (("app", APP), ("id", f"sha256:{release * 64}"), ("release", release)):
-            shop.host.run("tee", f"{folder}/{name}", stdin=text)
-        shop.host.run("chmod", "+x", f"{folder}/app")
-        run = shop.apply(release, **box)
-        assert run.code == 0, run.output
-        assert shop.asked(port=8110) == release
-    again = shop.apply("2", **box)
-    assert (again.code, again.changed) == (0, 0), again.output
-    shop.host.run("rm", "-rf", "/srv/registry")
-    missing = shop.apply("3", **box)
-    assert missing.code == 2, missing.output
-    assert "engine cannot pull registry.example.com/box:3: manifest unknown" in missing.output
-    assert shop.asked(port=8110) == "2"
-    back = shop.apply("1", release_action="undo", **box)
-    assert back.code == 0, back.output
-    assert shop.asked(port=8110) == "1"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The README
 
