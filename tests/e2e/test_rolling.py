@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 import pytest
 
-from e2e.rollouts import RELEASE, Rollouts, Seen, carrying, see
+from e2e.rollouts import RELEASE, Result, Rollouts, Seen, carrying, see
 from local_fleet.layout import LOAD_BALANCERS, Options
 
 HOSTS = ["web1", "web2", "web3", "web4"]
@@ -98,6 +99,24 @@ def test_check_mode_shows_the_plan_and_changes_nothing(rolling: Rollouts) -> Non
     assert rolling.states() == states
     for word in ("drain", "deploy", "probe", "admit", *HOSTS):
         assert word in result.output, result.output
+
+
+@pytest.mark.long
+def test_check_mode_tells_the_deploy_what_the_run_would_tell_it(rolling: Rollouts) -> None:
+    words = "told: {{ inventory_hostname }} {{ rollout_deploy_action }} {{ rollout_deploy_release }} for {{ rollout_deploy_previous }}"
+    deploy = rolling.write_deploy({"name": "Tell", "ansible.builtin.debug": {"msg": words}}, RELEASE)
+
+    def told(result: Result) -> list[str]:
+        assert result.code == 0, result.output
+        return sorted(re.findall(r"told: (\w+ \w+ \S+ for [\d.]+)", result.output))
+
+    checks: dict[str, t.Any] = {"rollout_deploy": deploy, "rollout_check_deploy": True}
+    foreseen = told(rolling.rolling("2.0.0", "--check", rolling_batches=2, **checks))
+    assert foreseen == [f"{host} deploy 2.0.0 for 1.0.0" for host in HOSTS]
+    assert told(rolling.rolling("2.0.0", rolling_batches=2, rollout_deploy=deploy)) == foreseen
+    back = told(rolling.rollback("--check", **checks))
+    assert back == [f"{host} undo 1.0.0 for 2.0.0" for host in HOSTS]
+    rolling.expect_traffic("2.0.0", HOSTS)
 
 
 # --- A bad one
