@@ -171,8 +171,9 @@ def test_the_way_back_needs_no_registry_and_does_not_mind_a_tag_that_moved(box: 
 
 def test_a_migration_runs_once_in_the_image_with_its_options(box: Box) -> None:
     once = {"command": "echo $PORT $(cat /www/release) >> /srv/migrations", "rollback": "safe"}
+    box.pack("8")
     for _run in range(2):
-        run = box.apply(box.pack("8"), release_migrate=once)
+        run = box.apply("8", release_migrate=once)
         assert run.code == 0, run.output
     assert box.host.read("/srv/migrations").splitlines() == [f"{PORT} 8"]
 
@@ -190,4 +191,4 @@ def test_images_of_releases_that_are_gone_are_removed(box: Box) -> None:
     for release in ("11", "12", "13"):
         run = box.apply(box.pack(release), release_keep=2)
         assert run.code == 0, run.output
-    assert len(box.images()) == 2
+    assert len(box.images()) == 2, box.images()
