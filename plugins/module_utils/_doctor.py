@@ -194,8 +194,11 @@ def _lock(fleet: Fleet, lb: Seen, backend: str, record: Answer) -> Findings:
         yield Finding("abandoned", ERROR, problem, _way_on(last), *at)
     elif last and waits(last):
         problem = f"{rollout} waits to be promoted, and every other rollout is refused as long"
-        back = _lowered(ROLLBACK) + (f". {_forward_only.gone_back(gone)}" if (gone := _gone(last)) else "")
-        yield Finding("paused", NOTE, problem, f"Run the playbook steady.rollout.promote, or: {back}", *at)
+        words = [
+            f"Run the playbook steady.rollout.promote, or: {_lowered(ROLLBACK)}",
+            _forward_only.gone_back(_gone(last)),
+        ]
+        yield Finding("paused", NOTE, problem, ". ".join(word for word in words if word), *at)
     elif last.get("ended"):
         problem = f"{rollout} ended as {last.get('outcome')} and keeps the lock, so that every other rollout is refused"
         severity = WARNING if last.get("outcome") == "paused" else ERROR
