@@ -137,7 +137,8 @@ def perform(act: Act, driver: Driver, watchdog: Watchdog | None = None) -> Done:
 
 def _only_tells(act: Act) -> bool:
     """Whether it announces nothing and changes nothing. Whoever may act no more may still say what was done, for whoever comes next."""
-    return act.act == "note" and act.event == "note" and act.lease is None and not act.safe and not act.releases
+    keeps = act.lease is not None or act.safe or act.releases or act.results
+    return act.act == "note" and act.event == "note" and not keeps
 
 
 def _check(act: Act, driver: Driver) -> None:

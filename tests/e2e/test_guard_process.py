@@ -109,7 +109,13 @@ def test_after_that_the_controller_may_still_say_what_it_did(rollout: Controller
     told = {"forward_only": ["the migration of 2.0.0"]}
     rollout("note", record=told)
     assert rollout.records()["rollout"]["events"][-1]["forward_only"] == told["forward_only"]
-    for more in ({"event": "intent"}, {"safe": {"shop": BLUE}}, {"releases": {"shop": {"web1": {"d": "2.0.0"}}}}):
+    kept: list[dict[str, t.Any]] = [
+        {"event": "intent"},
+        {"results": [{"act": "shift", "ok": True}]},
+        {"safe": {"shop": BLUE}},
+        {"releases": {"shop": {"web1": {"d": "2.0.0"}}}},
+    ]
+    for more in kept:
         with pytest.raises(StateError, match="Nothing was changed"):
             rollout("note", record=told, **more)
     assert rollout.records()["lock"]["abandoned"]
