@@ -225,16 +225,16 @@ def _states(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> s
     """The states of rollouts on the load balancers, each as its journal tells it."""
     return {
         state_of(record["rollout"], bool((record.get("lock") or {}).get("abandoned")))
-        for record in _everywhere(answers, rollout_ids)
+        for record in _records_on_all(answers, rollout_ids)
     }
 
 
 def _waits(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> bool:
     """Whether rollouts wait to be promoted wherever they are on record, and were not held after a failure."""
-    return all(waits(record["rollout"]) for record in _everywhere(answers, rollout_ids))
+    return all(waits(record["rollout"]) for record in _records_on_all(answers, rollout_ids))
 
 
-def _everywhere(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> list[t.Mapping[str, t.Any]]:
+def _records_on_all(answers: t.Mapping[str, t.Any], rollout_ids: t.Collection[str]) -> list[t.Mapping[str, t.Any]]:
     """What the load balancers have on record of rollouts, by backend."""
     return [
         record

@@ -45,14 +45,13 @@ _TAR_WORDS = {
 }
 _ZIP_KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: LINK}
 _ENCRYPTED = 0x1
-# What reading a broken archive raises.
+# What reading a broken archive raises. One of a compression that zipfile does not know is a RuntimeError, too.
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,
     EOFError,
-    NotImplementedError,
     OverflowError,
     ValueError,
     RuntimeError,
